@@ -1,0 +1,216 @@
+"""Uploaded files to pixels: the only place that reads image formats, and it trusts none of them.
+
+The header is checked before a pixel is decoded. Pillow's plugins are called directly and not
+through `Image.open`, so the limits are this call's own and Pillow's process-wide bomb guard stays
+untouched. Whatever a file holds, the outcome is pixels or a `PerceptError` naming the form field.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+from PIL import (
+    BmpImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from service.errors import InvalidField, PerceptError, TooLarge, UnsupportedType
+
+FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
+_COLOURS = "grey, RGB, RGBA, CMYK or palette, of 8 or 16 bits"
+
+Opener = Callable[[BytesIO], ImageFile.ImageFile]
+
+# By signature, the file name and the declared type being the client's word. A JPEG is opened
+# without the multi-picture wrapper: the first picture is the one that is wanted.
+_OPENERS: tuple[tuple[bytes, Opener], ...] = (
+    (b"\xff\xd8\xff", JpegImagePlugin.JpegImageFile),
+    (b"\x89PNG\r\n\x1a\n", PngImagePlugin.PngImageFile),
+    (b"RIFF", WebPImagePlugin.WebPImageFile),
+    (b"II*\0", TiffImagePlugin.TiffImageFile),
+    (b"MM\0*", TiffImagePlugin.TiffImageFile),
+    (b"II+\0", TiffImagePlugin.TiffImageFile),
+    (b"MM\0+", TiffImagePlugin.TiffImageFile),
+    (b"BM", BmpImagePlugin.BmpImageFile),
+)
+
+# Samples wider than a byte, with the value that is white. Pillow reads 16-bit data as one of these.
+_WHITE: Mapping[str, float] = {
+    "I;16": 65535.0,
+    "I;16L": 65535.0,
+    "I;16B": 65535.0,
+    "I;16N": 65535.0,
+    "I": 65535.0,
+    "F": 1.0,
+}
+_NARROW = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV")
+
+_ORIENTATION_TAG = 0x0112
+_TURNS: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What an uploaded image may measure, in pixels."""
+
+    max_pixels: int
+    min_side: int
+    max_side: int
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An upright image in one of Pillow's modes, with the size of the upload it came from.
+
+    `image` may be smaller than `width` x `height` where a reduced size was asked for.
+    """
+
+    image: Image.Image
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Upload:
+    """One uploaded image as it came: `data` is the compressed file of the form field `field`.
+
+    Pixels are decoded when they are asked for: a waiting request stays as small as its upload.
+    """
+
+    field: str
+    data: bytes
+    limits: ImageLimits
+
+    def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
+        """Decode to upright RGB at full size; transparency is laid on white."""
+        return np.asarray(self.reduced_rgb(None).image)
+
+    def reduced_rgb(self, smallest_side: int | None) -> Decoded:
+        """Decode to upright RGB for shrinking.
+
+        A JPEG may come at a fraction of its size, no side of it below `smallest_side`.
+        """
+        with _named_errors(self.field):
+            decoded = _decode(self, smallest_side)
+            return Decoded(_rgb_of(decoded.image), decoded.width, decoded.height)
+
+    def mask(self) -> Bool[np.ndarray, "h w"]:
+        """Decode to a mask at full size: True where the value is above half.
+
+        The value is the alpha channel where there is one that is not opaque everywhere, else the
+        luminance.
+        """
+        with _named_errors(self.field):
+            return _mask_of(_decode(self, None).image)
+
+
+@contextmanager
+def _named_errors(field: str) -> Iterator[None]:
+    """Turn whatever Pillow raises over hostile bytes, a dozen unrelated types, into ours."""
+    try:
+        yield
+    except PerceptError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise TooLarge(f"{field} has too many pixels", field=field) from error
+    except Exception as error:
+        raise InvalidField(f"{field} is damaged and cannot be decoded", field=field) from error
+
+
+def _decode(upload: Upload, smallest_side: int | None) -> Decoded:
+    image = _open(upload)
+    width, height = image.size
+    if smallest_side is not None:
+        image.draft(image.mode, (smallest_side, smallest_side))
+    image.load()
+    orientation = _orientation(image)
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    turn = _TURNS.get(orientation)
+    return Decoded(image if turn is None else image.transpose(turn), width, height)
+
+
+def _open(upload: Upload) -> ImageFile.ImageFile:
+    """Read the header and refuse what the limits or the decoder would not stand."""
+    field, limits = upload.field, upload.limits
+    if not upload.data:
+        raise InvalidField(f"{field} is empty", field=field, limit=FORMATS)
+    opener = next((o for magic, o in _OPENERS if upload.data.startswith(magic)), None)
+    if opener is None:
+        raise UnsupportedType(
+            f"{field} is not an image of a known format", field=field, limit=FORMATS
+        )
+    image = opener(BytesIO(upload.data))
+    width, height = image.size
+    if width * height > limits.max_pixels or max(width, height) > limits.max_side:
+        raise TooLarge(
+            f"{field} measures {width} x {height} pixels",
+            field=field,
+            limit=f"{limits.max_pixels} pixels, {limits.max_side} per side",
+        )
+    if min(width, height) < limits.min_side:
+        raise InvalidField(
+            f"{field} measures {width} x {height} pixels",
+            field=field,
+            limit=f"at least {limits.min_side} pixels per side",
+        )
+    if image.mode not in _WHITE and image.mode not in _NARROW:
+        raise UnsupportedType(
+            f"{field} has the colour mode {image.mode}", field=field, limit=_COLOURS
+        )
+    if any(tile.codec_name == "bmp_rle" for tile in image.tile):
+        # Decoded by a loop in Python, which would hold up every other request.
+        raise UnsupportedType(f"{field} is a run-length encoded BMP", field=field, limit=FORMATS)
+    return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 (upright) where there is none or it is damaged."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # noqa: BLE001 - broken metadata, met with any exception, spoils no picture
+        return 1
+
+
+def _rgb_of(image: Image.Image) -> Image.Image:
+    if image.mode in _WHITE:
+        grey = (_unit_values(image) * 255 + 0.5).astype(np.uint8)
+        return Image.fromarray(grey).convert("RGB")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _mask_of(image: Image.Image) -> Bool[np.ndarray, "h w"]:
+    if image.mode in _WHITE:
+        return _unit_values(image) > 0.5
+    if image.has_transparency_data:
+        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return alpha > 127
+    return np.asarray(image.convert("RGB").convert("L")) > 127
+
+
+def _unit_values(image: Image.Image) -> Float32[np.ndarray, "h w"]:
+    """Return samples wider than a byte as [0, 1]; what is no number counts as black."""
+    unit = np.asarray(image).astype(np.float32) / _WHITE[image.mode]
+    return np.clip(np.nan_to_num(unit, nan=0.0), 0, 1)

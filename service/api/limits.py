@@ -1,0 +1,89 @@
+"""How much the service takes on at once, and when those it turns away should come back."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from service.errors import TooBusy
+from service.metrics import Metrics
+
+_SMOOTHING = 0.2  # weight of the newest sample: a handful of requests sets the pace
+_LONGEST_WAIT_S = 120
+
+
+@dataclass(frozen=True)
+class AdmissionLimits:
+    """Predictions, and bytes of uploads, in work or waiting."""
+
+    max_concurrent_requests: int
+    max_buffered_bytes: int
+
+
+class Admission:
+    """Bounded concurrency with a Retry-After computed from the queue.
+
+    The queue's length is `owed`, the evaluations that requests in the engine still need. Its pace,
+    seconds per evaluation, is learnt from each finished prediction: the time it took over the work
+    that was there when it came, its own included. Plain and single-threaded; the clock (seconds) is
+    an argument.
+    """
+
+    def __init__(
+        self,
+        limits: AdmissionLimits,
+        metrics: Metrics,
+        owed: Callable[[], int],
+        clock: Callable[[], float],
+    ) -> None:
+        self._limits = limits
+        self._metrics = metrics
+        self._owed = owed
+        self._clock = clock
+        self._num_requests = 0
+        self._num_bytes = 0
+        self._seconds_per_evaluation = 0.0
+
+    @contextmanager
+    def enter(self, num_bytes: int) -> Iterator[None]:
+        """Hold a place for one prediction whose upload has at most `num_bytes`; raises TooBusy."""
+        limits = self._limits
+        self._check(self._num_requests + 1, limits.max_concurrent_requests, "predictions")
+        # A lone upload is always let in: what it may hold is another limit's business.
+        if self._num_requests:
+            wanted = self._num_bytes + num_bytes
+            self._check(wanted, limits.max_buffered_bytes, "bytes of uploads")
+        self._count(1, num_bytes)
+        try:
+            yield
+        finally:
+            self._count(-1, -num_bytes)
+
+    @contextmanager
+    def timed(self, evaluations: int) -> Iterator[None]:
+        """Learn the queue's pace from a prediction of so many evaluations, if it succeeds."""
+        work = self._owed() + evaluations
+        start = self._clock()
+        yield
+        sample = (self._clock() - start) / work
+        known = self._seconds_per_evaluation or sample
+        self._seconds_per_evaluation = known + _SMOOTHING * (sample - known)
+
+    def retry_after_s(self) -> int:
+        """Seconds until the present queue is worked off, at least one."""
+        wait = math.ceil(self._owed() * self._seconds_per_evaluation)
+        return min(max(1, wait), _LONGEST_WAIT_S)
+
+    def _check(self, wanted: int, limit: int, of_what: str) -> None:
+        if wanted > limit:
+            raise TooBusy(
+                f"The queue is full: no more {of_what} can be taken on now",
+                limit=f"{limit} {of_what}",
+                retry_after_s=self.retry_after_s(),
+            )
+
+    def _count(self, num_requests: int, num_bytes: int) -> None:
+        self._num_requests += num_requests
+        self._num_bytes += num_bytes
+        self._metrics.in_flight.set(self._num_requests)
+        self._metrics.buffered_bytes.set(self._num_bytes)

@@ -1,0 +1,79 @@
+"""Errors on the wire: `application/problem+json` (RFC 9457), from the table in `service.errors`."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from service.errors import PerceptError
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(BaseModel):
+    """What went wrong, and with which form field."""
+
+    type: str = Field(default="about:blank", description="Kind of problem: the status says it all")
+    title: str = Field(description="The kind of problem in words")
+    status: int = Field(description="HTTP status")
+    detail: str = Field(description="What is wrong with this very request")
+    field: str | None = Field(default=None, description="Form field at fault")
+    limit: str | None = Field(default=None, description="What is allowed there")
+
+
+def problem_response(
+    problem: Problem, headers: Mapping[str, str] | None = None, *, close: bool = False
+) -> Response:
+    """Render a problem; `close` ends the connection, for a body that was not read to its end."""
+    extra = {"Connection": "close"} if close else {}
+    return Response(
+        problem.model_dump_json(exclude_none=True),
+        status_code=problem.status,
+        media_type=MEDIA_TYPE,
+        headers={"Cache-Control": "no-store", **(headers or {}), **extra},
+    )
+
+
+def render_error(error: PerceptError, *, close: bool = False) -> Response:
+    """Render an error of the table."""
+    headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    problem = Problem(
+        title=error.title,
+        status=error.status,
+        detail=error.detail,
+        field=error.field,
+        limit=error.limit,
+    )
+    return problem_response(problem, headers, close=close)
+
+
+async def _percept_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PerceptError)
+    return render_error(error)
+
+
+async def _http_error(_: Request, error: Exception) -> Response:
+    """Render what the router raises: no such page, no such method."""
+    assert isinstance(error, HTTPException)
+    title = HTTPStatus(error.status_code).phrase
+    problem = Problem(title=title, status=error.status_code, detail=str(error.detail))
+    return problem_response(problem, error.headers)
+
+
+async def _unexpected_error(_: Request, __: Exception) -> Response:
+    """Render a fault of ours: the caller gets nothing but the fact, the log all of it.
+
+    The framework raises the error again for the server to log, once this answer is sent.
+    """
+    problem = Problem(title="Internal error", status=500, detail="The fault is ours and is logged.")
+    return problem_response(problem)
+
+
+def install_problems(app: FastAPI) -> None:
+    """Make every error of an application a problem document."""
+    app.add_exception_handler(PerceptError, _percept_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(Exception, _unexpected_error)

@@ -1,0 +1,137 @@
+"""The HTTP surface: one endpoint per row of the task table, and what operators ask."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import RedirectResponse, Response
+
+from service.api import docs
+from service.api.catalog import Catalog, model_key
+from service.api.hangup import unless_hung_up
+from service.api.limits import Admission
+from service.api.predict import Predictor, Served
+from service.api.problems import render_error
+from service.api.schemas import Health, Knobs, ModelData, ModelList, parse_knobs
+from service.api.uploads import Body, FormLimits, read_form
+from service.core.tasks import TASKS, Task
+from service.errors import NotReady, PerceptError
+from service.metrics import Metrics
+
+_INLINE = ("image/png", "application/json")  # what a browser shows rather than saves
+
+
+@dataclass(frozen=True)
+class UploadLimits:
+    """How large one uploaded file may be, and how long a form may take to arrive."""
+
+    max_bytes: int
+    timeout_s: float
+
+    def form(self, task: Task) -> FormLimits:
+        """Return the limits of a task's form."""
+        return FormLimits(
+            texts=frozenset(Knobs.model_fields),
+            files=frozenset(task.images),
+            max_file_bytes=self.max_bytes,
+            timeout_s=self.timeout_s,
+        )
+
+
+def prediction_routes(
+    predictor: Predictor, admission: Admission, limits: UploadLimits
+) -> APIRouter:
+    """Return `POST /{task}` for every task."""
+    router = APIRouter(tags=["predictions"])
+    for task in TASKS.values():
+        router.add_api_route(
+            f"/{task.name}",
+            _prediction_endpoint(task, predictor, admission, limits.form(task)),
+            methods=["POST"],
+            name=task.name,
+            summary=docs.summary(task),
+            description=docs.description(task),
+            response_class=Response,
+            responses=docs.responses(task),
+            openapi_extra={"requestBody": docs.request_body(task)},
+        )
+    return router
+
+
+def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], bool]) -> APIRouter:
+    """Return the model list, health, readiness and metrics."""
+    router = APIRouter(tags=["operation"])
+
+    @router.get("/models", summary="Which models are served, and what each can do")
+    async def models() -> ModelList:
+        return ModelList(
+            default=model_key(catalog.default),
+            models=[ModelData.of(artifact) for artifact in catalog.artifacts.values()],
+        )
+
+    @router.get("/healthz", summary="Whether the process is alive")
+    async def healthz() -> Health:
+        return Health(status="ok")
+
+    @router.get("/readyz", summary="Whether predictions are answered now")
+    async def readyz() -> Health:
+        if not ready():
+            raise NotReady("The server is starting or stopping", retry_after_s=1)
+        return Health(status="ok")
+
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+    async def exposition() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+    @router.get("/", include_in_schema=False)
+    async def home() -> Response:
+        return RedirectResponse("docs")
+
+    return router
+
+
+def _prediction_endpoint(
+    task: Task, predictor: Predictor, admission: Admission, limits: FormLimits
+) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        body = Body(request)
+        try:
+            with admission.enter(_announced_bytes(request, limits)):
+                form = await read_form(request, body, limits)
+                knobs = parse_knobs(form.texts, task)
+                work = predictor.predict(task, knobs, form.files)
+                return _response(await unless_hung_up(work, request.receive))
+        except PerceptError as error:
+            # The place is free again: discarding what still arrives holds up nobody.
+            await body.drain()
+            return render_error(error, close=not body.complete)
+
+    return endpoint
+
+
+def _announced_bytes(request: Request, limits: FormLimits) -> int:
+    """Return the bytes an upload may turn out to have."""
+    announced = request.headers.get("content-length", "")
+    known = int(announced) if announced.isdecimal() else limits.max_body_bytes
+    return min(known, limits.max_body_bytes)
+
+
+def _response(served: Served) -> Response:
+    rendered, run = served.rendered, served.run
+    timing = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in served.timings.items())
+    placing = "inline" if rendered.media_type in _INLINE else "attachment"
+    headers: Mapping[str, str] = {
+        "X-Percept-Steps": str(run.steps),
+        "X-Percept-Ensemble": str(run.ensemble),
+        "X-Percept-Evaluations": str(run.evaluations),
+        "X-Percept-Seed": str(run.seed),
+        "X-Percept-Model": run.model,
+        "Server-Timing": timing,
+        "Content-Disposition": f'{placing}; filename="{run.task}.{rendered.extension}"',
+        "Cache-Control": "no-store",
+        **rendered.headers,
+    }
+    spread = served.uncertainty
+    extra = {} if spread is None else {"X-Percept-Uncertainty": f"{spread:.6g}"}
+    return Response(rendered.content, media_type=rendered.media_type, headers={**headers, **extra})

@@ -1,0 +1,112 @@
+"""A backend with no network: the exact denoiser of Gaussian data, in closed form.
+
+It is the fake that ships. Its answers are known on paper, so samplers, the engine and everything
+above can be tested against mathematics; and a service can run on it with no weights at all.
+"""
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from jaxtyping import Float64
+
+from service.backends.base import BackendError
+from service.core.artifact import Artifact
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class AnalyticBackend:
+    """Serves artifacts as if x_0 ~ N(scale mu, sigma^2), every pixel on its own.
+
+    mu are the first C channels of the condition (again from the start if it has fewer); the
+    condition is the picture, then the prompt, sampled at latent size and repeated to K channels;
+    the decoder shows the first three channels of the latent at the first encoder's size. So an
+    answer is the picture itself plus noise of deviation sigma / scale. Labels change nothing.
+    """
+
+    def __init__(
+        self, artifacts: Iterable[Artifact], *, sigma: float = 0.1, num_workers: int = 1
+    ) -> None:
+        self._sigma = sigma
+        self._num_workers = num_workers
+        self._denoisers: dict[str, Artifact] = {}
+        self._decoders: dict[str, Artifact] = {}
+        self._encoders: dict[str, Artifact] = {}
+        self._alpha_bar: dict[str, np.ndarray] = {}  # float64 (T,) each
+        for artifact in artifacts:
+            self._denoisers[artifact.denoiser] = artifact
+            self._decoders[artifact.decoder] = artifact
+            self._encoders.update((encoder.model, artifact) for encoder in artifact.encoders)
+            self._alpha_bar[artifact.denoiser] = artifact.schedule.build().alpha_bar
+
+    @property
+    def num_workers(self) -> int:
+        """Calls that the engine may have in flight; they are computed one after another."""
+        return self._num_workers
+
+    async def run(self, model: str, inputs: Arrays) -> np.ndarray:
+        """Answer for an encoder, denoiser or decoder of the artifacts; see Backend.run."""
+        if model in self._denoisers:
+            prediction = self._predict(model, inputs)
+        elif model in self._encoders:
+            prediction = _encode(self._encoders[model], inputs)
+        elif model in self._decoders:
+            prediction = _decode(self._decoders[model], inputs["latent"])
+        else:
+            raise BackendError(f"no artifact has a model {model!r}")
+        return prediction.astype(np.float32)
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _predict(self, model: str, inputs: Arrays) -> np.ndarray:
+        artifact = self._denoisers[model]
+        t = inputs["timestep"].astype(np.int64)
+        alpha_bar = self._alpha_bar[model][t][:, None, None, None]  # (B, 1, 1, 1)
+        x_t = inputs["noisy"].astype(np.float64)
+        channels = np.arange(artifact.latent.channels) % artifact.condition_channels
+        mean = artifact.latent.scale * inputs["condition"][:, channels].astype(np.float64)
+        x_0 = posterior_mean(x_t, mean, self._sigma, alpha_bar)
+        if artifact.schedule.prediction_type == "sample":
+            return x_0
+        eps = (x_t - np.sqrt(alpha_bar) * x_0) / np.sqrt(1 - alpha_bar)
+        if artifact.schedule.prediction_type == "epsilon":
+            return eps
+        return np.sqrt(alpha_bar) * eps - np.sqrt(1 - alpha_bar) * x_0
+
+
+def posterior_mean(
+    x_t: Float64[np.ndarray, "*shape"],
+    mean: Float64[np.ndarray, "*shape"],
+    sigma: float,
+    alpha_bar: Float64[np.ndarray, "..."],
+) -> Float64[np.ndarray, "*shape"]:
+    """E[x_0 | x_t] of x_0 ~ N(mean, sigma^2), x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps.
+
+    The conditional mean of jointly Gaussian variables: mean + cov(x_0, x_t) / var(x_t) times the
+    innovation x_t - E[x_t]. It is the denoiser of least squared error.
+    """
+    signal = np.sqrt(alpha_bar)
+    gain = signal * sigma**2 / (alpha_bar * sigma**2 + 1 - alpha_bar)
+    return mean + gain * (x_t - signal * mean)
+
+
+def _encode(artifact: Artifact, inputs: Arrays) -> np.ndarray:
+    pictures = [inputs[name] for name in ("image", "prompt") if name in inputs]
+    stacked = np.concatenate(pictures, axis=1)
+    latent = artifact.latent
+    sampled = _resample(stacked, latent.height, latent.width)
+    return sampled[:, np.arange(artifact.condition_channels) % stacked.shape[1]]
+
+
+def _decode(artifact: Artifact, latent: np.ndarray) -> np.ndarray:
+    encoder = artifact.encoders[0]
+    image = _resample(latent, encoder.height, encoder.width)
+    return image[:, np.arange(3) % latent.shape[1]]
+
+
+def _resample(images: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Nearest pixel, any size to any size."""
+    rows = np.arange(height) * images.shape[2] // height
+    columns = np.arange(width) * images.shape[3] // width
+    return images[:, :, rows[:, None], columns]

@@ -1,0 +1,84 @@
+"""The command line: `percept serve`, with a flag for every setting."""
+
+import inspect
+import logging
+import warnings
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from service.settings import Settings
+
+main = typer.Typer(name="percept", no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@main.callback()
+def percept() -> None:
+    """Depth, optical flow and amodal completion over HTTP."""
+
+
+def serve(**flags: str | None) -> None:
+    """Serve the model repository.
+
+    A flag wins over its PERCEPT_* environment variable, and that over the default.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        raise typer.BadParameter(_explain(error)) from error
+    _run(settings)
+
+
+def _run(settings: Settings) -> None:
+    # Imported here: `--help` and a wrong flag need not wait for the runtime to load.
+    import uvicorn
+
+    from service.app import create_app
+    from service.backends.base import BackendError
+    from service.backends.repository import RepositoryError
+
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(message)s")
+    # Pillow warns about odd metadata, in words that the sender of a file chooses: not for our log.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        app = create_app(settings)
+    except (RepositoryError, BackendError, ValueError) as error:
+        typer.echo(f"percept cannot start: {error}", err=True)
+        raise typer.Exit(1) from error
+    uvicorn.run(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level=settings.log_level,
+        timeout_graceful_shutdown=settings.shutdown_grace_s,
+        server_header=False,
+    )
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+
+
+def _flags() -> inspect.Signature:
+    """Return one option per setting, documented as there; the settings themselves parse values."""
+    return inspect.Signature(
+        [
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=None,
+                annotation=Annotated[
+                    str | None,
+                    typer.Option(help=f"{field.description} Default: {field.default}"),
+                ],
+            )
+            for name, field in Settings.model_fields.items()
+        ]
+    )
+
+
+# The flags are the settings by construction: neither can gain a name that the other lacks.
+serve.__signature__ = _flags()  # type: ignore[attr-defined]
+main.command()(serve)

@@ -1,0 +1,94 @@
+"""The error table: everything Percept tells a caller went wrong, with its HTTP status.
+
+Any layer may raise one; `service.api.problems` writes it onto the wire.
+"""
+
+from typing import ClassVar
+
+
+class PerceptError(Exception):
+    """Something the caller should be told about.
+
+    `detail` is a sentence for a person. `field` names the form field at fault and `limit` what is
+    allowed there; `retry_after_s` says when the same request may succeed.
+    """
+
+    status: ClassVar[int]
+    title: ClassVar[str]
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        field: str | None = None,
+        limit: str | None = None,
+        retry_after_s: int | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+class MalformedRequest(PerceptError):
+    """The body cannot be parsed as what it says it is."""
+
+    status = 400
+    title = "Malformed request"
+
+
+class UploadTooSlow(PerceptError):
+    """The body did not arrive in time; the place it held was given to others."""
+
+    status = 408
+    title = "Upload took too long"
+
+
+class TooLarge(PerceptError):
+    """More bytes, pixels or results than this server accepts."""
+
+    status = 413
+    title = "Too large"
+
+
+class UnsupportedType(PerceptError):
+    """A content type, image format or colour mode that this server does not read."""
+
+    status = 415
+    title = "Unsupported type"
+
+
+class InvalidField(PerceptError):
+    """A form field is missing, unknown, repeated, or holds a value that cannot be used."""
+
+    status = 422
+    title = "Invalid field"
+
+
+class TooBusy(PerceptError):
+    """The queue is full."""
+
+    status = 429
+    title = "Too many requests"
+
+
+class ClientGone(PerceptError):
+    """The client hung up: nobody reads the answer, the status exists for the metrics alone."""
+
+    status = 499
+    title = "Client closed the connection"
+
+
+class ModelFailed(PerceptError):
+    """The model or the machine that runs it gave no usable answer."""
+
+    status = 502
+    title = "The model failed"
+
+
+class NotReady(PerceptError):
+    """The service is starting or stopping."""
+
+    status = 503
+    title = "Not ready"

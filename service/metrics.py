@@ -1,0 +1,73 @@
+"""What the service counts, for Prometheus. One registry per application, none global."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counters and histograms of one application; `exposition` renders them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "percept_http_requests",
+            "HTTP requests answered; status 499 is a client that hung up.",
+            ["route", "status"],
+            registry=self.registry,
+        )
+        self.request_seconds = Histogram(
+            "percept_http_request_seconds",
+            "Seconds from the request's headers to the last byte of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.in_flight = Gauge(
+            "percept_requests_in_flight",
+            "Predictions admitted and not yet answered.",
+            registry=self.registry,
+        )
+        self.buffered_bytes = Gauge(
+            "percept_buffered_bytes",
+            "Upload bytes reserved by the predictions in flight.",
+            registry=self.registry,
+        )
+        self.evaluations = Counter(
+            "percept_evaluations",
+            "Denoiser rows evaluated for answered predictions.",
+            ["task", "model"],
+            registry=self.registry,
+        )
+        self.stage_seconds = Histogram(
+            "percept_stage_seconds",
+            "Seconds an answered prediction spent in each stage.",
+            ["task", "stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+
+        self.call_seconds = Histogram(
+            "percept_model_call_seconds",
+            "Seconds inside one call of a network.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.call_rows = Histogram(
+            "percept_model_call_rows",
+            "Rows that shared one call of a network.",
+            ["stage"],
+            buckets=_ROWS,
+            registry=self.registry,
+        )
+
+    def model_call(self, stage: str, rows: int, seconds: float) -> None:
+        """Count one call of a network; the engine's observer."""
+        self.call_seconds.labels(stage).observe(seconds)
+        self.call_rows.labels(stage).observe(rows)
+
+    def exposition(self) -> bytes:
+        """Return every metric in Prometheus' text format."""
+        return generate_latest(self.registry)

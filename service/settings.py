@@ -1,0 +1,78 @@
+"""What an operator can set: `PERCEPT_*` environment variables, or flags of `percept serve`.
+
+Only the composition root and the command line read this; all other parts are handed what they need.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Settings of one server. A field's docstring is its documentation wherever it is shown."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PERCEPT_", use_attribute_docstrings=True, frozen=True, extra="forbid"
+    )
+
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every interface."""
+
+    port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 picks a free one."""
+
+    model_repo: Path = Path("model_repo")
+    """Folder of the model repository: every `*_denoiser/artifact.json` in it is a served model."""
+
+    backend: Literal["onnx", "analytic"] = "onnx"
+    """`onnx` runs the models with onnxruntime; `analytic` is a closed-form fake, for trials."""
+
+    default_model: str | None = None
+    """Model (`name` or `name:version`) for requests that name none; unset, the first by name."""
+
+    threads: int = Field(default=0, ge=0)
+    """Threads that one model call may use; 0 shares the machine's cores among the instances."""
+
+    instances: int = Field(default=1, ge=1)
+    """Model calls that may run at the same time."""
+
+    max_batch_rows: int = Field(default=16, ge=1)
+    """Rows (members of requests) that one denoiser call may hold."""
+
+    max_image_rows: int = Field(default=4, ge=1)
+    """Rows that one encoder or decoder call may hold; these cost more memory."""
+
+    image_threads: int = Field(default=2, ge=1)
+    """Threads that decode uploads and render answers."""
+
+    max_upload_bytes: int = Field(default=25_000_000, ge=1)
+    """Bytes that one uploaded file may have."""
+
+    max_pixels: int = Field(default=40_000_000, ge=1)
+    """Pixels that one uploaded image may have."""
+
+    min_side: int = Field(default=16, ge=1)
+    """Pixels that the shorter side of an uploaded image must have."""
+
+    max_side: int = Field(default=32_768, ge=1)
+    """Pixels that the longer side of an uploaded image may have."""
+
+    max_concurrent_requests: int = Field(default=64, ge=1)
+    """Predictions in work or waiting; further ones are answered 429 with Retry-After."""
+
+    max_buffered_bytes: int = Field(default=512 * 2**20, ge=1)
+    """Upload bytes held for all predictions in work or waiting; further ones are answered 429."""
+
+    max_answer_bytes: int = Field(default=256 * 2**20, ge=1)
+    """Bytes of member maps that one `all_members` answer may hold."""
+
+    upload_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds within which an upload must have arrived; later ones are answered 408."""
+
+    shutdown_grace_s: int = Field(default=30, ge=0)
+    """Seconds that predictions in work have to finish after SIGTERM."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severe message that is logged."""

@@ -1,0 +1,93 @@
+"""Encoded fields to answers, where a whole server would hide the numbers."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from service.api.answers import AmodalAnswer, DepthAnswer, FlowAnswer, Scene, make_answer
+from service.api.images import ImageLimits, Upload
+from service.api.resample import resize_maps
+from service.core.encodings import AmodalEncoding, DepthEncoding, FlowEncoding
+from tests.support.pictures import disc, encode, gradient
+
+LIMITS = ImageLimits(10**7, 16, 10**4)
+PICTURE, MASK = gradient(40, 32), disc(40, 32, radius=8)
+SCENE = Scene(
+    uploads=(Upload("image", encode(PICTURE), LIMITS), Upload("mask", encode(MASK), LIMITS)),
+    width=40,
+    height=32,
+    reduction="mean",
+    uncertainty=True,
+    all_members=True,
+)
+
+
+def noise(members: int) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.4, 0.4, (members, 16, 16)).astype(np.float32)
+
+
+def test_depth_uncertainty_is_stretched_with_the_prediction():
+    wide = make_answer(DepthEncoding(), {"depth": noise(4)}, SCENE)
+    narrow = make_answer(DepthEncoding(), {"depth": noise(4) / 10}, SCENE)
+    assert isinstance(wide, DepthAnswer)
+    assert isinstance(narrow, DepthAnswer)
+    assert wide.uncertainty is not None
+    assert narrow.uncertainty is not None
+    np.testing.assert_allclose(narrow.prediction, wide.prediction, atol=1e-5)
+    np.testing.assert_allclose(narrow.uncertainty, wide.uncertainty, rtol=1e-3, atol=1e-5)
+
+
+def test_flat_depth_is_all_near():
+    flat = np.full((3, 16, 16), 0.3, np.float32)
+    answer = make_answer(DepthEncoding(), {"depth": flat}, SCENE)
+    assert not answer.prediction.any()
+
+
+def test_answers_leave_the_engines_arrays_alone():
+    fields = {"depth": noise(1)}
+    before = fields["depth"].copy()
+    make_answer(DepthEncoding(), fields, dataclasses.replace(SCENE, width=16, height=16))
+    np.testing.assert_array_equal(fields["depth"], before)
+
+
+def test_flow_scales_each_axis_by_its_own_factor():
+    encoding = FlowEncoding(75.0, 75.0, 512, 384, companding=0.0)
+    ones = np.full((1, 16, 16), 0.1, np.float32)
+    answer = make_answer(encoding, {"u": ones, "v": ones}, SCENE)
+    assert isinstance(answer, FlowAnswer)
+    np.testing.assert_allclose(answer.prediction[0], 7.5 * 40 / 512, rtol=1e-5)
+    np.testing.assert_allclose(answer.prediction[1], 7.5 * 32 / 384, rtol=1e-5)
+
+
+def test_reduction_happens_at_the_models_resolution():
+    """The median of resized members would differ from the resized median."""
+    scene = dataclasses.replace(SCENE, reduction="median")
+    fields = {"u": noise(5), "v": noise(5)}
+    encoding = FlowEncoding(1.0, 1.0, 40, 32, companding=0.0)
+    answer = make_answer(encoding, fields, scene)
+    want = resize_maps(np.median(fields["u"], axis=0), 32, 40)
+    np.testing.assert_allclose(answer.prediction[0], want, atol=1e-6)
+
+
+@pytest.mark.parametrize("reduction", ["median", "mean"])
+def test_a_model_without_a_mask_has_it_from_the_appearance(reduction):
+    scene = dataclasses.replace(SCENE, reduction=reduction)
+    background = np.ones((3, 16, 16), np.float32)
+    appearance = background.copy()
+    appearance[:, 2:10, 2:10] = -0.5
+    fields = dict(zip(("red", "green", "blue"), (appearance,) * 3, strict=True))
+    answer = make_answer(AmodalEncoding(background=1.0, threshold=0.1), fields, scene)
+    assert isinstance(answer, AmodalAnswer)
+    assert answer.whole[8, 8]
+    assert not answer.whole[30, 38]
+    assert answer.whole[MASK > 0].all()
+    rgba = answer.completed()
+    assert rgba is not None
+    assert rgba[6, 6].tolist() == [64, 64, 64, 255]
+
+
+def test_no_appearance_no_completion():
+    answer = make_answer(AmodalEncoding(1.0, 0.1), {"mask": noise(2)}, SCENE)
+    assert isinstance(answer, AmodalAnswer)
+    assert answer.completed() is None

@@ -1,0 +1,47 @@
+"""Names and versions to models."""
+
+import dataclasses
+
+import pytest
+
+from service.api.catalog import Catalog, model_key
+from service.core.tasks import TASKS
+from service.errors import InvalidField
+from tests.support.tiny_repository import tiny_artifact
+
+A1, A2, B1 = (tiny_artifact(name, v, {}) for name, v in (("a", 1), ("a", 2), ("b", 1)))
+C1 = tiny_artifact("c", 1, {})
+DEPTH_ONLY = dataclasses.replace(C1, tasks=C1.tasks[:1])
+
+
+def test_names_mean_the_newest_version():
+    catalog = Catalog([B1, A1, A2])
+    depth = TASKS["depth"]
+    assert catalog.resolve("a", depth)[0] is A2
+    assert catalog.resolve("a:1", depth)[0] is A1
+    assert catalog.resolve("b", depth)[0] is B1
+    assert list(catalog.artifacts) == ["a:2", "a:1", "b:1"]
+
+
+def test_the_default_is_the_first_or_the_chosen_one():
+    assert Catalog([B1, A1, A2]).default is A2
+    assert Catalog([B1, A1, A2], "b").default is B1
+    assert Catalog([B1, A1], "a:1").resolve(None, TASKS["flow"])[0] is A1
+
+
+def test_unknown_models():
+    with pytest.raises(ValueError, match="no model 'z'"):
+        Catalog([A1], "z")
+    with pytest.raises(ValueError, match="no model to serve"):
+        Catalog([])
+    with pytest.raises(InvalidField) as caught:
+        Catalog([A1]).resolve("z", TASKS["flow"])
+    assert (caught.value.field, caught.value.limit) == ("model", "a:1")
+
+
+def test_a_model_without_the_task_names_those_with_it():
+    catalog = Catalog([DEPTH_ONLY, A1])
+    with pytest.raises(InvalidField) as caught:
+        catalog.resolve("c", TASKS["flow"])
+    assert caught.value.limit == "a:1"
+    assert model_key(catalog.resolve("c", TASKS["depth"])[0]) == "c:1"

@@ -1,0 +1,84 @@
+"""What every backend owes the engine, whichever it is."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+
+import numpy as np
+import pytest
+
+from service.backends.analytic import AnalyticBackend
+from service.backends.base import Backend, BackendError, Signature, model_tensors
+from service.backends.onnx import OnnxBackend
+from service.backends.repository import ServedModel
+
+MAKERS: dict[str, Callable[[ServedModel], Backend]] = {
+    "onnx": lambda model: OnnxBackend([model], threads=1),
+    "onnx, 3 instances": lambda model: OnnxBackend([model], instances=3, threads=1),
+    "analytic": lambda model: AnalyticBackend([model.artifact], num_workers=2),
+}
+NETWORKS = (
+    "tiny_depth_encoder",
+    "tiny_flow_encoder",
+    "tiny_amodal_encoder",
+    "tiny_denoiser",
+    "tiny_decoder",
+)
+
+
+@pytest.fixture(params=MAKERS)
+async def backend(request: pytest.FixtureRequest, model: ServedModel) -> AsyncIterator[Backend]:
+    made = MAKERS[request.param](model)
+    yield made
+    await made.close()
+
+
+def make_inputs(signature: Signature, rows: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """Return random arrays for a network: labels below 4, timesteps below 1000."""
+    generator = np.random.default_rng(seed)
+    arrays = {}
+    for tensor in signature.inputs:
+        shape = (rows, *(size or 8 for size in tensor.shape))
+        if tensor.dtype == "int64":
+            arrays[tensor.name] = generator.integers(0, 4 if tensor.name == "task" else 1000, shape)
+        else:
+            arrays[tensor.name] = generator.uniform(-1, 1, shape).astype(np.float32)
+    return arrays
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+async def test_outputs_are_as_declared_and_rows_do_not_see_their_mates(
+    backend: Backend, model: ServedModel, network: str
+) -> None:
+    signature = model_tensors(model.artifact)[network]
+    inputs = make_inputs(signature, rows=5)
+    together = await backend.run(network, inputs)
+    assert together.dtype == signature.output.dtype == "float32"
+    expected = (5, *(size or 64 for size in signature.output.shape))
+    assert together.shape == expected
+    assert together.std() > 0.01
+    for row in range(5):
+        one = {name: array[row : row + 1] for name, array in inputs.items()}
+        np.testing.assert_allclose((await backend.run(network, one))[0], together[row], atol=1e-5)
+
+
+async def test_calls_at_once_do_not_mix(backend: Backend, model: ServedModel) -> None:
+    signature = model_tensors(model.artifact)["tiny_denoiser"]
+    batches = [make_inputs(signature, rows=1 + seed % 3, seed=seed) for seed in range(12)]
+    apart = [await backend.run("tiny_denoiser", batch) for batch in batches]
+    at_once = await asyncio.gather(*(backend.run("tiny_denoiser", batch) for batch in batches))
+    for one, other in zip(apart, at_once, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+async def test_inputs_are_left_as_they_were(backend: Backend, model: ServedModel) -> None:
+    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser"], rows=2)
+    before = {name: array.copy() for name, array in inputs.items()}
+    await backend.run("tiny_denoiser", inputs)
+    for name, array in inputs.items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+async def test_an_unknown_model_is_a_backend_error(backend: Backend) -> None:
+    assert backend.num_workers >= 1
+    with pytest.raises(BackendError, match="nonesuch"):
+        await backend.run("nonesuch", {})
