@@ -1,0 +1,26 @@
+"""The families of scenes and how often each is drawn.
+
+Each family draws `n` scenes with the same numbers of primitives, so that they form one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from training.data.closeups import desk, still_life
+from training.data.clutter import clutter
+from training.data.interiors import corridor, room
+from training.data.scene import Scene
+from training.data.street import street
+
+FAMILIES: dict[str, tuple[Callable[[torch.Generator, int], Scene], float]] = {
+    "room": (room, 0.26),
+    "desk": (desk, 0.22),
+    "still life": (still_life, 0.16),
+    "corridor": (corridor, 0.1),
+    "street": (street, 0.18),
+    "clutter": (clutter, 0.08),
+}
+"""How to draw a family and its share of the scenes."""

@@ -1,0 +1,243 @@
+"""Writes a checkpoint as a served model:
+
+`python -m training.export runs/shipped --name percept --repository model_repo`
+
+The result is a Triton model repository of one encoder per task, the denoiser and the decoder, with
+`artifact.json` beside the denoiser. Weights are stored in half precision and computed with in
+single. Every network is run in onnxruntime and held against torch before any folder of the
+repository changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from service.core.artifact import (
+    MAX_MEMBERS,
+    MAX_STEPS,
+    Artifact,
+    CalibrationPoint,
+    EncoderSpec,
+    LatentSpec,
+    ServedTask,
+    dump_artifact,
+)
+from service.core.encodings import Encoding
+from service.core.tasks import TASKS, TaskName
+from training.diffusion import SCHEDULE
+from training.finetune import load_model, read_description
+from training.judges import JUDGES
+from training.models.perception import PerceptionModel
+from training.onnx_network import Network, check_onnx, round_weights, triton_config, write_onnx
+from training.report import CALIBRATION, TaskReport, read_reports
+from training.targets import AMODAL, COMPONENTS, DEPTH, FLOW
+
+TRADE = 1.02  # the default budget is the cheapest one within this factor of the best error measured
+DESCRIPTION = "Generalist for depth, optical flow and amodal completion, trained on rendered scenes"
+_ENCODINGS: Mapping[TaskName, Encoding] = {"depth": DEPTH, "flow": FLOW, "amodal": AMODAL}
+
+
+class _Encoder(nn.Module):
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
+        return self.encoder(image, prompt).condition
+
+
+class _Decoder(nn.Module):
+    def __init__(self, model: PerceptionModel) -> None:
+        super().__init__()
+        self.vae = model.vae
+
+    def forward(self, latent: Tensor) -> Tensor:
+        return self.vae.decode(latent)
+
+
+def networks(model: PerceptionModel, name: str) -> list[Network]:
+    """Everything that is served of a model, with inputs as in the contract of a served model."""
+    config = model.config
+    size, channels = config.latent_size, config.vae.latent_channels
+    latent = torch.randn(2, channels, size, size)
+    found = [
+        Network(
+            f"{name}_denoiser",
+            model.denoiser,
+            {
+                "noisy": latent,
+                "condition": torch.randn(2, config.condition_channels, size, size),
+                "timestep": torch.tensor([999, 400]),
+                "task": torch.tensor([0, 1]),
+            },
+            "prediction",
+        ),
+        Network(f"{name}_decoder", _Decoder(model), {"latent": latent}, "image"),
+    ]
+    for task in COMPONENTS:
+        side = config.input_size(task)
+        # Smooth pictures, as encoders expect: white noise would exercise matching on nothing.
+        coarse = torch.rand(2, 3, 8, 8) * 2 - 1
+        picture = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(-1, 1)
+        inputs = {"image": picture}
+        if _has_prompt(task):
+            inputs["prompt"] = picture.roll(2, dims=3)
+        encoder = _Encoder(model.encoders[task])
+        found.append(Network(_encoder_name(name, task), encoder, inputs, "condition"))
+    return found
+
+
+def _has_prompt(task: TaskName) -> bool:
+    return len(TASKS[task].images) > 1
+
+
+def _encoder_name(name: str, task: TaskName) -> str:
+    return f"{name}_encoder_{task}"
+
+
+def default_budget(points: Sequence[CalibrationPoint]) -> tuple[int, int]:
+    """The cheapest (steps, members) whose error is within TRADE of the best; (1, 1) of nothing."""
+    if not points:
+        return 1, 1
+    best = min(point.error for point in points)
+    good = [point for point in points if point.error <= TRADE * best]
+    chosen = min(good, key=lambda point: (point.steps * point.members, point.steps))
+    return chosen.steps, chosen.members
+
+
+def served_tasks(name: str, reports: Iterable[TaskReport]) -> tuple[ServedTask, ...]:
+    """The artifact's row of every task, with its measured errors where there is a report."""
+    measured = {report.task: report for report in reports}
+    return tuple(_served_task(name, task, measured.get(task)) for task in COMPONENTS)
+
+
+def _served_task(name: str, task: TaskName, report: TaskReport | None) -> ServedTask:
+    points = tuple(
+        CalibrationPoint(point.steps, point.members, point.error)
+        for point in (report.points if report else ())
+        if point.steps <= MAX_STEPS and point.members <= MAX_MEMBERS
+    )
+    steps, members = default_budget(points)
+    return ServedTask(
+        task=task,
+        encoder=_encoder_name(name, task),
+        prompt="second" if _has_prompt(task) else "none",
+        prompt_value=0.0,
+        encoder_label=0,
+        components=COMPONENTS[task],
+        encoding=_ENCODINGS[task],
+        steps=steps,
+        members=members,
+        reduction=JUDGES[task].reduction,
+        calibration=points,
+        error_metric=report.metric if report else "",
+    )
+
+
+def export(run: Path, repository: Path, name: str, version: int, licence: str) -> Artifact:
+    """Writes the model of a finished run into `repository`, replacing a model of that name.
+
+    Raises ExportError, which leaves the repository as it was, CheckpointError, and ArtifactError
+    for a calibration that is not one.
+    """
+    reports = read_reports(run / CALIBRATION) if (run / CALIBRATION).is_file() else ()
+    model = load_model(run, torch.device("cpu"))
+    round_weights(model)
+    torch.manual_seed(0)
+    partial = repository / f".{name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        files = {}
+        for network in networks(model, name):
+            path = _write(network, partial, version)
+            files[path.relative_to(partial).as_posix()] = _sha256(path)
+        artifact = _describe(run, model, name, version, licence, reports, files)
+        (partial / artifact.denoiser / "artifact.json").write_text(dump_artifact(artifact))
+        for folder in partial.iterdir():
+            shutil.rmtree(repository / folder.name, ignore_errors=True)
+            folder.rename(repository / folder.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return artifact
+
+
+def _write(network: Network, repository: Path, version: int) -> Path:
+    path = repository / network.name / str(version) / "model.onnx"
+    write_onnx(network, path)
+    worst = check_onnx(network, path)
+    (path.parents[1] / "config.pbtxt").write_text(triton_config(network))
+    size = path.stat().st_size / 1e6
+    print(f"{network.name}: {size:.1f} MB, differs from torch by {worst:.1e}")
+    return path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _describe(
+    run: Path,
+    model: PerceptionModel,
+    name: str,
+    version: int,
+    licence: str,
+    reports: Iterable[TaskReport],
+    files: Mapping[str, str],
+) -> Artifact:
+    config, described = model.config, read_description(run)
+    return Artifact(
+        format=1,
+        name=name,
+        version=version,
+        description=DESCRIPTION,
+        licence=licence,
+        provenance={
+            "form": config.form,
+            "steps": str(described.steps),
+            "seed": str(described.seed),
+            "data": "training.data, rendered while training",
+        },
+        schedule=SCHEDULE,
+        latent=LatentSpec(config.vae.latent_channels, config.latent_size, config.latent_size, 1.0),
+        condition_channels=config.condition_channels,
+        timestep_dtype="int64",
+        has_labels=True,
+        encoders=tuple(
+            EncoderSpec(
+                _encoder_name(name, task),
+                config.input_size(task),
+                config.input_size(task),
+                prompt=_has_prompt(task),
+                label=False,
+            )
+            for task in COMPONENTS
+        ),
+        denoiser=f"{name}_denoiser",
+        decoder=f"{name}_decoder",
+        tasks=served_tasks(name, reports),
+        files=files,
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="training.export", description=__doc__)
+    parser.add_argument("run", type=Path, help="folder that training.finetune wrote")
+    parser.add_argument("--repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--name", default="percept")
+    parser.add_argument("--version", type=int, default=1)
+    parser.add_argument("--licence", default="Apache-2.0")
+    options = parser.parse_args(arguments)
+    export(options.run, options.repository, options.name, options.version, options.licence)
+
+
+if __name__ == "__main__":
+    main()
