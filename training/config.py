@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from service.core.record import ArtifactError, dump_record, load_record
 from training.data.mixture import PoolConfig
@@ -131,14 +131,11 @@ def read_model(plain: Mapping[str, object]) -> ModelConfig:
 
 def _replace(plain: dict[str, object], path: str, value: object) -> None:
     """Sets what `path` names, which must be there already."""
-    group: object = plain
-    *groups, name = path.split(".")
-    for key in [*groups, name]:
-        if not isinstance(group, dict):
-            raise ConfigError(
-                f"--set {path}: {key!r} is not a setting, what precedes it is a value"
-            )
-        if key not in group:
-            raise ConfigError(f"--set {path}: {key!r} is not one of {', '.join(sorted(group))}")
-        parent, group = group, group[key]
-    parent[name] = value
+    parent, here = plain, cast(object, plain)
+    for key in path.split("."):
+        if not isinstance(here, dict):
+            raise ConfigError(f"--set {path}: {key!r} is not a setting, what precedes it is a value")
+        if key not in here:
+            raise ConfigError(f"--set {path}: {key!r} is not one of {', '.join(sorted(here))}")
+        parent, here = here, here[key]
+    parent[key] = value

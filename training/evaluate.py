@@ -67,7 +67,9 @@ def measure(
     height, width = example.image.shape[-2:]
     points = []
     for count in steps:
-        drawn = sampler.pictures(task, example.image, example.prompt, count, max(members))
+        drawn = sampler.pictures(
+            task, example.image, example.prompt, count, max(members), judge.component
+        )
         pictures = drawn[judge.component].cpu().numpy()  # (members, B, 3, P, P)
         for number in members:
             answers = (judge.answer(pictures[:number, row], height, width) for row in range(scenes))

@@ -71,14 +71,20 @@ def write_onnx(network: Network, path: Path) -> None:
 
 
 def _store_half(graph: onnx.GraphProto) -> None:
-    """Large float weights become float16 with a Cast, which onnxruntime folds away on loading."""
+    """Large tensors that lose nothing by it become float16 with a Cast, folded away on loading.
+
+    Those are the weights, after `round_weights`; constants such as positions stay as they are.
+    """
     casts = []
     for tensor in graph.initializer:
         values = numpy_helper.to_array(tensor)
         if tensor.data_type != TensorProto.FLOAT or values.size <= _STORED_WHOLE:
             continue
+        half = values.astype(np.float16)
+        if not np.array_equal(half.astype(np.float32), values):
+            continue
         name, stored = tensor.name, f"{tensor.name}_half"
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float16), stored))
+        tensor.CopyFrom(numpy_helper.from_array(half, stored))
         casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
     nodes = list(graph.node)
     del graph.node[:]

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from service.core.record import load_record
+from service.core.record import load_record, require
 from service.core.tasks import TaskName
 
 CALIBRATION = "calibration.json"  # where `export` looks for reports in a run's folder
@@ -48,7 +48,9 @@ def write_reports(reports: Iterable[TaskReport], path: Path) -> None:
 
 def read_reports(path: Path) -> tuple[TaskReport, ...]:
     """Reads what `write_reports` wrote; raises ArtifactError naming the field that is wrong."""
-    return load_record(tuple[TaskReport, ...], path.read_text())
+    reports = json.loads(path.read_text())
+    require(isinstance(reports, list), str(path), "must be a list of reports")
+    return tuple(load_record(TaskReport, json.dumps(report)) for report in reports)
 
 
 def show(report: TaskReport, console: Console) -> None:

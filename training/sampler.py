@@ -33,13 +33,23 @@ class Sampler:
 
     @torch.no_grad()
     def pictures(
-        self, task: TaskName, image: Tensor, prompt: Tensor | None, steps: int, members: int
+        self,
+        task: TaskName,
+        image: Tensor,
+        prompt: Tensor | None,
+        steps: int,
+        members: int,
+        only: str | None = None,
     ) -> dict[str, Tensor]:
-        """Decoded pictures per component, each (members, B, 3, P, P) in about [-1, 1]."""
+        """Decoded pictures per component, each (members, B, 3, P, P) in about [-1, 1].
+
+        `only` names the one component to draw, where the others are not wanted.
+        """
         condition = self.model.encode(task, image, prompt).condition
         return {
             component.name: self._component(component, condition, steps, members)
             for component in COMPONENTS[task]
+            if only in (None, component.name)
         }
 
     def _component(

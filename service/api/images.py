@@ -22,6 +22,7 @@ from PIL import (
     WebPImagePlugin,
 )
 
+from service.api.bombs import Bomb, BoundedReader, refuse_bombs
 from service.errors import InvalidField, PerceptError, TooLarge, UnsupportedType
 
 FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
@@ -74,6 +75,10 @@ class ImageLimits:
     min_side: int
     max_side: int
 
+    def __str__(self) -> str:
+        """Describe the upper limits to a caller."""
+        return f"{self.max_pixels} pixels, {self.max_side} per side"
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -107,7 +112,7 @@ class Upload:
 
         A JPEG may come at a fraction of its size, no side of it below `smallest_side`.
         """
-        with _named_errors(self.field):
+        with _named_errors(self):
             decoded = _decode(self, smallest_side)
             return Decoded(_rgb_of(decoded.image), decoded.width, decoded.height)
 
@@ -117,21 +122,29 @@ class Upload:
         The value is the alpha channel where there is one that is not opaque everywhere, else the
         luminance.
         """
-        with _named_errors(self.field):
+        with _named_errors(self):
             return _mask_of(_decode(self, None).image)
 
 
 @contextmanager
-def _named_errors(field: str) -> Iterator[None]:
+def _named_errors(upload: Upload) -> Iterator[None]:
     """Turn whatever Pillow raises over hostile bytes, a dozen unrelated types, into ours."""
+    field = upload.field
     try:
         yield
     except PerceptError:
         raise
     except Image.DecompressionBombError as error:
-        raise TooLarge(f"{field} has too many pixels", field=field) from error
+        limit = str(upload.limits)
+        raise TooLarge(f"{field} has too many pixels", field=field, limit=limit) from error
+    except Bomb as error:
+        limit = error.limit
+        raise TooLarge(f"{field} is too costly to read", field=field, limit=limit) from error
     except Exception as error:
-        raise InvalidField(f"{field} is damaged and cannot be decoded", field=field) from error
+        limit = f"a whole {FORMATS}"
+        raise InvalidField(
+            f"{field} is damaged and cannot be decoded", field=field, limit=limit
+        ) from error
 
 
 def _decode(upload: Upload, smallest_side: int | None) -> Decoded:
@@ -157,13 +170,14 @@ def _open(upload: Upload) -> ImageFile.ImageFile:
         raise UnsupportedType(
             f"{field} is not an image of a known format", field=field, limit=FORMATS
         )
-    image = opener(BytesIO(upload.data))
+    refuse_bombs(upload.data, limits.max_pixels)
+    image = opener(BoundedReader(upload.data))
     width, height = image.size
     if width * height > limits.max_pixels or max(width, height) > limits.max_side:
         raise TooLarge(
             f"{field} measures {width} x {height} pixels",
             field=field,
-            limit=f"{limits.max_pixels} pixels, {limits.max_side} per side",
+            limit=str(limits),
         )
     if min(width, height) < limits.min_side:
         raise InvalidField(
@@ -191,7 +205,9 @@ def _orientation(image: Image.Image) -> int:
 
 def _rgb_of(image: Image.Image) -> Image.Image:
     if image.mode in _WHITE:
-        grey = (_unit_values(image) * 255 + 0.5).astype(np.uint8)
+        unit = _unit_values(image)
+        unit *= 255
+        grey = np.rint(unit, out=unit).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -212,5 +228,7 @@ def _mask_of(image: Image.Image) -> Bool[np.ndarray, "h w"]:
 
 def _unit_values(image: Image.Image) -> Float32[np.ndarray, "h w"]:
     """Return samples wider than a byte as [0, 1]; what is no number counts as black."""
-    unit = np.asarray(image).astype(np.float32) / _WHITE[image.mode]
-    return np.clip(np.nan_to_num(unit, nan=0.0), 0, 1)
+    unit = np.asarray(image).astype(np.float32)
+    unit /= np.float32(_WHITE[image.mode])
+    np.nan_to_num(unit, copy=False, nan=0.0)
+    return np.clip(unit, 0, 1, out=unit)
