@@ -16,7 +16,8 @@ from service.api.limits import Admission, AdmissionLimits
 from service.api.observe import ObserveRequests
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
-from service.api.routes import UploadLimits, operation_routes, prediction_routes
+from service.api.routes import TransferLimits, operation_routes, prediction_routes
+from service.api.stopping import AnswerWhenCancelled
 from service.backends.analytic import AnalyticBackend
 from service.backends.base import Backend
 from service.backends.onnx import OnnxBackend
@@ -67,15 +68,19 @@ def create_app(settings: Settings) -> FastAPI:
     life = _Life(engine, backend, threads)
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would cost a client its whole upload
         title="Percept",
         version=_version(),
         description="Depth, optical flow and amodal completion; every call chooses its compute.",
         lifespan=life.lifespan,
     )
-    upload_limits = UploadLimits(settings.max_upload_bytes, settings.upload_timeout_s)
-    app.include_router(prediction_routes(predictor, admission, upload_limits))
+    transfer_limits = TransferLimits(
+        settings.max_upload_bytes, settings.upload_timeout_s, settings.answer_timeout_s
+    )
+    app.include_router(prediction_routes(predictor, admission, transfer_limits))
     app.include_router(operation_routes(catalog, metrics, ready=lambda: life.ready))
-    app.add_middleware(ObserveRequests, metrics=metrics)
+    app.add_middleware(AnswerWhenCancelled)
+    app.add_middleware(ObserveRequests, metrics=metrics)  # the last is the outermost: it sees all
     install_problems(app)
     return app
 

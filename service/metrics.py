@@ -26,12 +26,12 @@ class Metrics:
         )
         self.in_flight = Gauge(
             "percept_requests_in_flight",
-            "Predictions admitted and not yet answered.",
+            "Predictions admitted whose answer is not yet sent.",
             registry=self.registry,
         )
         self.buffered_bytes = Gauge(
             "percept_buffered_bytes",
-            "Upload bytes reserved by the predictions in flight.",
+            "Bytes of uploads and answers held for the predictions in flight.",
             registry=self.registry,
         )
         self.evaluations = Counter(

@@ -63,13 +63,16 @@ class Settings(BaseSettings):
     """Predictions in work or waiting; further ones are answered 429 with Retry-After."""
 
     max_buffered_bytes: int = Field(default=512 * 2**20, ge=1)
-    """Upload bytes held for all predictions in work or waiting; further ones are answered 429."""
+    """Bytes of uploads and answers held for all predictions; further ones are answered 429."""
 
     max_answer_bytes: int = Field(default=256 * 2**20, ge=1)
     """Bytes of member maps that one `all_members` answer may hold."""
 
     upload_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds within which an upload must have arrived; later ones are answered 408."""
+
+    answer_timeout_s: float = Field(default=60.0, gt=0)
+    """Seconds within which an answer must have been read; later the connection is closed."""
 
     shutdown_grace_s: int = Field(default=30, ge=0)
     """Seconds that predictions in work have to finish after SIGTERM."""

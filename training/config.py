@@ -134,7 +134,9 @@ def _replace(plain: dict[str, object], path: str, value: object) -> None:
     parent, here = plain, cast(object, plain)
     for key in path.split("."):
         if not isinstance(here, dict):
-            raise ConfigError(f"--set {path}: {key!r} is not a setting, what precedes it is a value")
+            raise ConfigError(
+                f"--set {path}: {key!r} is not a setting, what precedes it is a value"
+            )
         if key not in here:
             raise ConfigError(f"--set {path}: {key!r} is not one of {', '.join(sorted(here))}")
         parent, here = here, here[key]

@@ -64,6 +64,8 @@ def write_onnx(network: Network, path: Path) -> None:
     proto = program.model_proto
     _store_half(proto.graph)
     del proto.graph.value_info[:]
+    for part in (proto, proto.graph, *proto.graph.node):  # source paths of the exporting machine
+        del part.metadata_props[:]
     proto.producer_version = ""
     onnx.checker.check_model(proto)
     path.parent.mkdir(parents=True, exist_ok=True)

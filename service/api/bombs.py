@@ -23,7 +23,7 @@ _EXIF = re.compile(rb"\xff\xe1..Exif\0\0", re.DOTALL)
 _MAX_EXIF_SEGMENTS = 100
 
 _BYTE_ORDERS = {b"II": "<", b"MM": ">"}
-_BIG_TIFF = 43
+_BIG_TIFF = b"II+\0"
 _TEXT_KINDS = (1, 2, 7)  # bytes, characters, undefined: kept as they are, not one object per value
 _WHOLE_KINDS = {3: 2, 4: 4}  # the two that hold a tile's side, with their bytes
 _STRIP_OFFSETS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS = 273, 322, 323, 324
@@ -75,8 +75,9 @@ def _refuse_tiff_bombs(data: bytes, max_pixels: int) -> None:
             raise Bomb(f"{_MAX_VALUES} values per TIFF tag")
         if tag in sides:
             # Of another kind, which nobody writes, the side may stand elsewhere in the file.
-            known = kind in _WHOLE_KINDS
-            side = int.from_bytes(packed[: _WHOLE_KINDS[kind]], byteorder) if known else max_pixels
+            side = max_pixels + 1
+            if kind in _WHOLE_KINDS:
+                side = int.from_bytes(packed[: _WHOLE_KINDS[kind]], byteorder)
             sides[tag] = max(sides[tag], side)
     if sides[_TILE_WIDTH] * sides[_TILE_HEIGHT] > max_pixels:
         raise Bomb(f"{max_pixels} pixels per TIFF tile")
@@ -85,8 +86,7 @@ def _refuse_tiff_bombs(data: bytes, max_pixels: int) -> None:
 def _tiff_entries(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield tag, kind, number of values, and the bytes that hold them or say where they are."""
     order = _BYTE_ORDERS[data[:2]]
-    (version,) = struct.unpack_from(order + "H", data, 2)
-    if version == _BIG_TIFF:
+    if data.startswith(_BIG_TIFF):
         at, address, count, entry = 8, order + "Q", order + "Q", order + "HHQ8s"
     else:
         at, address, count, entry = 4, order + "L", order + "H", order + "HHL4s"

@@ -46,8 +46,9 @@ _PROBLEMS: Mapping[int, str] = {
     422: "A field is missing, unknown or wrong",
     429: "The queue is full; Retry-After says when to come back",
     502: "The model failed",
-    503: "The server is stopping",
+    503: "The server is starting or stopping",
 }
+_COME_BACK = (429, 503)  # with Retry-After
 
 
 def summary(task: Task) -> str:
@@ -95,11 +96,17 @@ def responses(task: Task) -> dict[int | str, dict[str, object]]:
         "content": content,
         "headers": headers,
     }
-    problem = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
-    return {
-        200: success,
-        **{status: {"description": text, "content": problem} for status, text in _PROBLEMS.items()},
-    }
+    return {200: success, **{status: problem(status) for status in _PROBLEMS}}
+
+
+def problem(status: int) -> dict[str, object]:
+    """Return what a problem of a status looks like."""
+    content = {MEDIA_TYPE: {"schema": Problem.model_json_schema()}}
+    described: dict[str, object] = {"description": _PROBLEMS[status], "content": content}
+    if status in _COME_BACK:
+        header = {"schema": {"type": "integer"}, "description": "Seconds until a retry may succeed"}
+        described["headers"] = {"Retry-After": header}
+    return described
 
 
 def _plain(knob: Schema) -> Schema:

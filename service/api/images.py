@@ -38,8 +38,7 @@ _OPENERS: tuple[tuple[bytes, Opener], ...] = (
     (b"RIFF", WebPImagePlugin.WebPImageFile),
     (b"II*\0", TiffImagePlugin.TiffImageFile),
     (b"MM\0*", TiffImagePlugin.TiffImageFile),
-    (b"II+\0", TiffImagePlugin.TiffImageFile),
-    (b"MM\0+", TiffImagePlugin.TiffImageFile),
+    (b"II+\0", TiffImagePlugin.TiffImageFile),  # of BigTIFF, Pillow reads this byte order only
     (b"BM", BmpImagePlugin.BmpImageFile),
 )
 

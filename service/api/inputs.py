@@ -36,7 +36,7 @@ def take_uploads(files: Mapping[str, bytes], task: Task, limits: ImageLimits) ->
     for field in task.images:
         if field not in files:
             needed = ", ".join(task.images)
-            raise InvalidField(f"{field} is missing", field=field, limit=f"{needed} are needed")
+            raise InvalidField(f"{field} is missing", field=field, limit=f"needed: {needed}")
     return tuple(Upload(field, files[field], limits) for field in task.images)
 
 

@@ -14,10 +14,17 @@ _LONGEST_WAIT_S = 120
 
 @dataclass(frozen=True)
 class AdmissionLimits:
-    """Predictions, and bytes of uploads, in work or waiting."""
+    """Predictions in work or waiting, and bytes of their uploads and answers."""
 
     max_concurrent_requests: int
     max_buffered_bytes: int
+
+
+@dataclass
+class Place:
+    """What one prediction takes up, from its upload until its answer is sent. Mutable."""
+
+    num_bytes: int
 
 
 class Admission:
@@ -45,19 +52,25 @@ class Admission:
         self._seconds_per_evaluation = 0.0
 
     @contextmanager
-    def enter(self, num_bytes: int) -> Iterator[None]:
+    def enter(self, num_bytes: int) -> Iterator[Place]:
         """Hold a place for one prediction whose upload has at most `num_bytes`; raises TooBusy."""
-        limits = self._limits
-        self._check(self._num_requests + 1, limits.max_concurrent_requests, "predictions")
-        # A lone upload is always let in: what it may hold is another limit's business.
-        if self._num_requests:
-            wanted = self._num_bytes + num_bytes
-            self._check(wanted, limits.max_buffered_bytes, "bytes of uploads")
+        wanted = self._num_requests + 1
+        self._check(wanted, self._limits.max_concurrent_requests, "predictions")
+        self._check_bytes(num_bytes, self._num_requests)
+        place = Place(num_bytes)
         self._count(1, num_bytes)
         try:
-            yield
+            yield place
         finally:
-            self._count(-1, -num_bytes)
+            self._count(-1, -place.num_bytes)
+
+    def resize(self, place: Place, num_bytes: int) -> None:
+        """Let a place hold an answer of `num_bytes` in its upload's stead; raises TooBusy."""
+        more = num_bytes - place.num_bytes
+        if more > 0:
+            self._check_bytes(more, self._num_requests - 1)
+        place.num_bytes = num_bytes
+        self._count(0, more)
 
     @contextmanager
     def timed(self, evaluations: int) -> Iterator[None]:
@@ -73,6 +86,12 @@ class Admission:
         """Seconds until the present queue is worked off, at least one."""
         wait = math.ceil(self._owed() * self._seconds_per_evaluation)
         return min(max(1, wait), _LONGEST_WAIT_S)
+
+    def _check_bytes(self, more: int, num_others: int) -> None:
+        # A lone prediction is always let in: what it may hold is another limit's business.
+        if num_others:
+            wanted = self._num_bytes + more
+            self._check(wanted, self._limits.max_buffered_bytes, "bytes of uploads and answers")
 
     def _check(self, wanted: int, limit: int, of_what: str) -> None:
         if wanted > limit:

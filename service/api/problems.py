@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from service.api.uploads import Body
 from service.errors import PerceptError
 
 MEDIA_TYPE = "application/problem+json"
@@ -55,12 +56,14 @@ async def _percept_error(_: Request, error: Exception) -> Response:
     return render_error(error)
 
 
-async def _http_error(_: Request, error: Exception) -> Response:
-    """Render what the router raises: no such page, no such method."""
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Render what the router raises: no such page, no such method, perhaps with an upload."""
     assert isinstance(error, HTTPException)
+    body = Body(request)
+    await body.drain()
     title = HTTPStatus(error.status_code).phrase
     problem = Problem(title=title, status=error.status_code, detail=str(error.detail))
-    return problem_response(problem, error.headers)
+    return problem_response(problem, error.headers, close=not body.complete)
 
 
 async def _unexpected_error(_: Request, __: Exception) -> Response:

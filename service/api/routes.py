@@ -1,14 +1,16 @@
 """The HTTP surface: one endpoint per row of the task table, and what operators ask."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from service.api import docs
 from service.api.catalog import Catalog, model_key
+from service.api.delivery import Delivery
 from service.api.hangup import unless_hung_up
 from service.api.limits import Admission
 from service.api.predict import Predictor, Served
@@ -16,38 +18,39 @@ from service.api.problems import render_error
 from service.api.schemas import Health, Knobs, ModelData, ModelList, parse_knobs
 from service.api.uploads import Body, FormLimits, read_form
 from service.core.tasks import TASKS, Task
-from service.errors import NotReady, PerceptError
+from service.errors import InvalidField, NotReady, PerceptError
 from service.metrics import Metrics
 
 _INLINE = ("image/png", "application/json")  # what a browser shows rather than saves
 
 
 @dataclass(frozen=True)
-class UploadLimits:
-    """How large one uploaded file may be, and how long a form may take to arrive."""
+class TransferLimits:
+    """How large one uploaded file may be; how long a form may take to come, an answer to go."""
 
-    max_bytes: int
-    timeout_s: float
+    max_upload_bytes: int
+    upload_timeout_s: float
+    answer_timeout_s: float
 
     def form(self, task: Task) -> FormLimits:
         """Return the limits of a task's form."""
         return FormLimits(
             texts=frozenset(Knobs.model_fields),
             files=frozenset(task.images),
-            max_file_bytes=self.max_bytes,
-            timeout_s=self.timeout_s,
+            max_file_bytes=self.max_upload_bytes,
+            timeout_s=self.upload_timeout_s,
         )
 
 
 def prediction_routes(
-    predictor: Predictor, admission: Admission, limits: UploadLimits
+    predictor: Predictor, admission: Admission, limits: TransferLimits
 ) -> APIRouter:
     """Return `POST /{task}` for every task."""
     router = APIRouter(tags=["predictions"])
     for task in TASKS.values():
         router.add_api_route(
             f"/{task.name}",
-            _prediction_endpoint(task, predictor, admission, limits.form(task)),
+            _prediction_endpoint(task, predictor, admission, limits),
             methods=["POST"],
             name=task.name,
             summary=docs.summary(task),
@@ -74,13 +77,17 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
     async def healthz() -> Health:
         return Health(status="ok")
 
-    @router.get("/readyz", summary="Whether predictions are answered now")
+    @router.get(
+        "/readyz",
+        summary="Whether predictions are answered now",
+        responses={503: docs.problem(503)},
+    )
     async def readyz() -> Health:
         if not ready():
             raise NotReady("The server is starting or stopping", retry_after_s=1)
         return Health(status="ok")
 
-    @router.get("/metrics", summary="Metrics for Prometheus", response_class=Response)
+    @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
     async def exposition() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
@@ -92,22 +99,43 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
 
 
 def _prediction_endpoint(
-    task: Task, predictor: Predictor, admission: Admission, limits: FormLimits
+    task: Task, predictor: Predictor, admission: Admission, limits: TransferLimits
 ) -> Callable[[Request], Awaitable[Response]]:
+    form_limits = limits.form(task)
+
     async def endpoint(request: Request) -> Response:
         body = Body(request)
         try:
-            with admission.enter(_announced_bytes(request, limits)):
-                form = await read_form(request, body, limits)
+            with ExitStack() as held:
+                _refuse_query(request)
+                place = held.enter_context(admission.enter(_announced_bytes(request, form_limits)))
+                form = await read_form(request, body, form_limits)
                 knobs = parse_knobs(form.texts, task)
                 work = predictor.predict(task, knobs, form.files)
-                return _response(await unless_hung_up(work, request.receive))
+                served = await unless_hung_up(work, request.receive)
+                admission.resize(place, len(served.rendered.content))
+                # The place is held until the answer is sent: nobody may pile up what nobody reads.
+                return Delivery(
+                    served.rendered.content,
+                    media_type=served.rendered.media_type,
+                    headers=_headers(served),
+                    timeout_s=limits.answer_timeout_s,
+                    delivered=held.pop_all().close,
+                )
         except PerceptError as error:
             # The place is free again: discarding what still arrives holds up nobody.
             await body.drain()
             return render_error(error, close=not body.complete)
 
     return endpoint
+
+
+def _refuse_query(request: Request) -> None:
+    """Raise InvalidField for knobs in the address, which would otherwise be passed over."""
+    for name in request.query_params:
+        raise InvalidField(
+            f"{name} stands in the address", field=name, limit="fields of the form only"
+        )
 
 
 def _announced_bytes(request: Request, limits: FormLimits) -> int:
@@ -117,11 +145,12 @@ def _announced_bytes(request: Request, limits: FormLimits) -> int:
     return min(known, limits.max_body_bytes)
 
 
-def _response(served: Served) -> Response:
+def _headers(served: Served) -> Mapping[str, str]:
     rendered, run = served.rendered, served.run
     timing = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in served.timings.items())
     placing = "inline" if rendered.media_type in _INLINE else "attachment"
-    headers: Mapping[str, str] = {
+    spread = served.uncertainty
+    return {
         "X-Percept-Steps": str(run.steps),
         "X-Percept-Ensemble": str(run.ensemble),
         "X-Percept-Evaluations": str(run.evaluations),
@@ -131,7 +160,5 @@ def _response(served: Served) -> Response:
         "Content-Disposition": f'{placing}; filename="{run.task}.{rendered.extension}"',
         "Cache-Control": "no-store",
         **rendered.headers,
+        **({} if spread is None else {"X-Percept-Uncertainty": f"{spread:.6g}"}),
     }
-    spread = served.uncertainty
-    extra = {} if spread is None else {"X-Percept-Uncertainty": f"{spread:.6g}"}
-    return Response(rendered.content, media_type=rendered.media_type, headers={**headers, **extra})

@@ -29,7 +29,8 @@ class Knobs(BaseModel):
         Field(
             ge=0,
             le=MAX_SEED,
-            description="Same seed, model and knobs: same answer. Default: random, and returned",
+            description="Up to 64 bits. Same seed, model and knobs: same answer. "
+            "Default: random, and returned",
         ),
     ] = None
     reduction: Annotated[

@@ -23,6 +23,7 @@ from service.errors import (
 
 MAX_TEXT_BYTES = 4096
 _FRAMING_BYTES = 65_536  # part headers, boundaries and text fields of a form
+_FORM = "multipart/form-data"
 DRAIN_BYTES = 64 * 2**20
 _DRAIN_S = 2.0
 
@@ -105,11 +106,11 @@ async def read_form(request: Request, body: Body, limits: FormLimits) -> Form:
 
 def _boundary(content_type: str) -> bytes:
     kind, options = parse_options_header(content_type)
-    if kind != b"multipart/form-data":
-        raise UnsupportedType("The body must be a form with files", limit="multipart/form-data")
+    if kind != _FORM.encode():
+        raise UnsupportedType("The body must be a form with files", limit=_FORM)
     boundary = options.get(b"boundary", b"")
     if not boundary:
-        raise MalformedRequest("The content type names no boundary", limit="multipart/form-data")
+        raise MalformedRequest("The content type names no boundary", limit=_FORM)
     return boundary
 
 
@@ -142,17 +143,17 @@ class _FormReader:
                 },
             )
         except FormParserError as error:
-            raise MalformedRequest("The form's boundary cannot be used") from error
+            raise MalformedRequest("The form's boundary cannot be used", limit=_FORM) from error
 
     def feed(self, chunk: bytes) -> None:
         try:
             self._parser.write(chunk)
         except FormParserError as error:
-            raise MalformedRequest("The form is not valid multipart/form-data") from error
+            raise MalformedRequest("The form cannot be parsed", limit=_FORM) from error
 
     def finish(self) -> Form:
         if not self._ended:
-            raise MalformedRequest("The form ends before its last boundary")
+            raise MalformedRequest("The form ends before its last boundary", limit=_FORM)
         return Form(self._texts, self._files)
 
     def _begin_part(self) -> None:
@@ -174,7 +175,7 @@ class _FormReader:
     def _begin_data(self) -> None:
         _, options = parse_options_header(self._disposition)
         if b"name" not in options:
-            raise MalformedRequest("A part of the form has no name")
+            raise MalformedRequest("A part of the form has no name", limit=_FORM)
         self._field = options[b"name"].decode("utf-8", "replace")
         self._is_file = b"filename" in options
         self._check_field()

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from starlette.types import Message
 
 from service.app import create_app
 from service.backends.base import BackendError
@@ -84,10 +85,19 @@ class Caller:
     def __init__(self, app) -> None:
         self._app = app
         self._gone = asyncio.Event()
-        self.messages: list[dict[str, object]] = []
+        self._reading = asyncio.Event()
+        self._reading.set()
+        self.answering = asyncio.Event()
+        self.messages: list[Message] = []
 
     def hang_up(self) -> None:
         self._gone.set()
+
+    def stop_reading(self) -> None:
+        self._reading.clear()
+
+    def read_on(self) -> None:
+        self._reading.set()
 
     async def post(self, path: str, files: dict[str, bytes], data: dict[str, str]) -> None:
         request = httpx.Request("POST", f"http://percept{path}", files=files, data=data)
@@ -99,7 +109,9 @@ class Caller:
             await self._gone.wait()
             return {"type": "http.disconnect"}
 
-        async def send(message: dict[str, object]) -> None:
+        async def send(message: Message) -> None:
+            self.answering.set()
+            await self._reading.wait()
             self.messages.append(message)
 
         scope = {
@@ -146,6 +158,39 @@ async def test_an_answer_in_time_is_sent_and_counted(app, client):
     caller = Caller(app)
     await caller.post("/depth", task_files("depth"), {"seed": "1"})
     assert caller.messages[0]["status"] == 200
+
+
+async def test_an_unread_answer_is_still_held(app, client):
+    """Else a client that never reads makes the server pile up answers without end."""
+    caller = Caller(app)
+    caller.stop_reading()
+    data = {"steps": "1", "output": "npz", "seed": "1"}
+    asking = asyncio.create_task(caller.post("/depth", task_files("depth"), data))
+    await asyncio.wait_for(caller.answering.wait(), 30)
+    text = (await client.get("/metrics")).text
+    assert metric(text, "percept_requests_in_flight") == 1
+    assert metric(text, "percept_buffered_bytes") > 96 * 80 * 4
+    caller.read_on()
+    await asyncio.wait_for(asking, 30)
+    text = (await client.get("/metrics")).text
+    assert metric(text, "percept_requests_in_flight") == 0
+    assert metric(text, "percept_buffered_bytes") == 0
+    assert len(b"".join(message.get("body", b"") for message in caller.messages)) > 96 * 80 * 4
+
+
+async def test_a_request_that_the_server_gives_up_is_told_so(app, client):
+    caller = Caller(app)
+    data = {"steps": "200", "ensemble": "20"}
+    asking = asyncio.create_task(caller.post("/depth", task_files("depth"), data))
+    # a request that shares batches with the long one, so the long one is under way
+    await predict(client, *MIX[2])
+    asking.cancel()  # as uvicorn does when the grace is over
+    await asking
+    assert caller.messages[0]["status"] == 503
+    assert (b"retry-after", b"1") in caller.messages[0]["headers"]
+    text = (await client.get("/metrics")).text
+    assert metric(text, "percept_requests_in_flight") == 0
+    assert metric(text, 'percept_http_requests_total{route="/depth",status="503"}') == 1
 
 
 @pytest.mark.parametrize("failure", ["not finite", "raises"])

@@ -194,7 +194,7 @@ async def test_too_many_member_maps(client):
 async def test_bodies_that_are_no_form(client, headers, content, status):
     answer = await client.post("/depth", headers=headers, content=content)
     assert answer.status_code == status
-    problem(answer)
+    assert problem(answer).limit == "multipart/form-data"
 
 
 @settings(
@@ -211,8 +211,16 @@ async def test_random_forms_are_never_our_fault(client, content, boundary):
     problem(answer)
 
 
+async def test_knobs_in_the_address_are_not_passed_over(client):
+    answer = await client.post("/depth?output=png16", files={"image": PICTURE})
+    assert answer.status_code == 422
+    assert problem(answer).field == "output"
+    assert "form" in str(problem(answer).limit)
+
+
 async def test_no_such_page_and_no_such_method(client):
     assert problem(await client.get("/deep")).status == 404
+    assert problem(await client.post("/depth/", files={"image": PICTURE})).status == 404
     answer = await client.get("/depth")
     assert problem(answer).status == 405
     assert answer.headers["allow"] == "POST"

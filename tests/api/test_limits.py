@@ -42,6 +42,26 @@ def test_bytes_are_counted_but_one_upload_is_always_let_in():
             pass
 
 
+def test_an_answer_takes_its_uploads_place():
+    admission = Queue().admission(max_requests=10)
+    with admission.enter(600) as first, admission.enter(300) as second:
+        with pytest.raises(TooBusy, match="answers"):
+            admission.resize(second, 500)
+        admission.resize(first, 100)
+        admission.resize(second, 500)
+        with pytest.raises(TooBusy), admission.enter(500):
+            pass
+    with admission.enter(10) as lone, admission.enter(10) as other:
+        admission.resize(lone, 980)
+        admission.resize(other, 5)
+    with admission.enter(10) as lone:
+        admission.resize(lone, 5000)
+        with pytest.raises(TooBusy), admission.enter(1):
+            pass
+    with admission.enter(500), admission.enter(500):
+        pass
+
+
 def test_retry_after_is_the_queue_times_its_pace():
     queue = Queue()
     admission = queue.admission()

@@ -78,6 +78,10 @@ async def test_openapi_tells_every_field(client):
         for status in ("413", "415", "422", "429"):
             content = operation["responses"][status]["content"]
             assert list(content) == ["application/problem+json"]
+        for status in ("429", "503"):
+            assert "Retry-After" in operation["responses"][status]["headers"]
+    assert "503" in schema["paths"]["/readyz"]["get"]["responses"]
+    assert "text/plain" in schema["paths"]["/metrics"]["get"]["responses"]["200"]["content"]
     text = str(schema)
     for name in re.findall(r"#/components/schemas/(\w+)", text):
         assert name in schema["components"]["schemas"]

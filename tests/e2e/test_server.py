@@ -98,6 +98,15 @@ def test_a_client_that_sends_too_much_gets_to_read_its_answer(client, num_bytes)
     assert (said["field"], said["limit"]) == ("image", "3000000 bytes")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/dept", 404), ("PUT", "/depth", 405)]
+)
+def test_an_upload_to_a_wrong_address_gets_to_read_its_answer(client, method, path, status):
+    answer = client.request(method, path, files={"image": bytes(8_000_000)})
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 def exchange(server: Server, request: bytes) -> bytes:
     """Send raw bytes; return what comes back until the server closes."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=READY_S) as connection:
@@ -193,6 +202,21 @@ def test_terminating_finishes_what_is_in_work(tiny_repository):
         running.process.send_signal(signal.SIGTERM)
         asking.join(READY_S)
         assert [answer.status_code for answer in answers] == [200]
+        running.process.wait(READY_S)
+        assert "Traceback" not in "".join(running.log)
+
+
+def test_terminating_tells_those_it_gives_up(tiny_repository):
+    """An upload that never ends outlives any grace."""
+    head = b"POST /depth HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n"
+    with serving(tiny_repository, "--shutdown-grace-s", "0") as running:
+        address = ("127.0.0.1", running.port)
+        with socket.create_connection(address, timeout=READY_S) as connection:
+            kind = b"Content-Type: multipart/form-data; boundary=x\r\n\r\n"
+            connection.sendall(head + kind + FORM_HEAD)
+            wait_for_metric(running, "percept_requests_in_flight", 1)
+            running.process.send_signal(signal.SIGTERM)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 503")
         running.process.wait(READY_S)
         assert "Traceback" not in "".join(running.log)
 

@@ -171,9 +171,16 @@ def read_flo(path: Path) -> tuple[Array, Mask]:
 
 
 def read_kitti_flow(path: Path) -> tuple[Array, Mask]:
-    """A KITTI flow PNG, 16-bit RGB: u and v in 1/64 px above 2^15, and whether they are known."""
-    width, height, rows, _ = png.Reader(filename=str(path)).asDirect()
-    values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
+    """A KITTI flow PNG, 16-bit RGB: u and v in 1/64 px above 2^15, and whether they are known.
+
+    Raises CaseError.
+    """
+    try:
+        with path.open("rb") as file:
+            width, height, rows, _ = png.Reader(file=file).asDirect()
+            values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
+    except (OSError, png.Error) as error:
+        raise CaseError(f"{path} cannot be read: {error}") from error
     channels = values.reshape(height, width, 3).astype(np.float32)
     flow = (channels[:, :, :2].transpose(2, 0, 1) - np.float32(2**15)) / np.float32(64)
     return flow, channels[:, :, 2] > 0

@@ -1,0 +1,146 @@
+"""Exported networks answer as torch does, and their descriptions agree with them."""
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from service.backends.base import model_tensors
+from service.backends.repository import ServedModel, load_repository
+from service.core.artifact import CalibrationPoint
+from service.core.tasks import TASKS
+from tests.architecture.test_model_repository import disagreements, parse_text_proto
+from tests.training.conftest import Build
+from training import onnx_network
+from training.export import default_budget, export, networks, served_tasks
+from training.finetune import load_model
+from training.judges import JUDGES
+from training.onnx_network import ExportError, round_weights
+from training.report import CALIBRATION, read_reports
+from training.targets import COMPONENTS, DEPTH
+
+FORMS = ("tiny", "tiny-concatenated")
+
+
+@pytest.fixture(params=FORMS)
+def form(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def served(exported: Build, form: str) -> ServedModel:
+    return load_repository(exported(form))["small:1"]
+
+
+@torch.no_grad()
+def test_every_network_answers_as_torch_on_other_inputs_and_batches(
+    served: ServedModel, measured: Build, form: str
+):
+    model = load_model(measured(form), torch.device("cpu"))
+    round_weights(model)
+    torch.manual_seed(11)
+    found = networks(model, "small")
+    assert {network.name for network in found} == set(served.networks)
+    for network in found:
+        file = served.onnx_file(network.name)
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        inputs = {
+            key: torch.cat([value, value.flip(0)[:1]]) for key, value in network.inputs.items()
+        }
+        expected = network.module(**inputs).numpy()
+        arrays = {key: value.numpy() for key, value in inputs.items()}
+        (got,) = session.run([network.output], arrays)
+        assert got.shape == expected.shape
+        scale = max(1.0, float(np.abs(expected).max()))
+        assert np.abs(got - expected).max() < 2e-4 * scale
+
+
+def test_triton_reads_what_the_service_reads(served: ServedModel):
+    for network, signature in model_tensors(served.artifact).items():
+        config = parse_text_proto((served.folder / network / "config.pbtxt").read_text())
+        assert disagreements(config, network, signature) == [], network
+
+
+def test_large_weights_are_stored_in_half_precision_and_nothing_is_rounded(served: ServedModel):
+    for network in served.networks:
+        tensors = onnx.load(served.onnx_file(network)).graph.initializer
+        stored = [tensor.data_type for tensor in tensors if tensor.name.endswith("_half")]
+        assert stored
+        assert set(stored) == {onnx.TensorProto.FLOAT16}
+        for tensor in tensors:
+            if tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) > 256:
+                values = onnx.numpy_helper.to_array(tensor)  # a constant such as positions
+                assert (values.astype(np.float16) != values).any(), tensor.name
+
+
+def test_the_artifact_carries_what_was_measured(served: ServedModel, measured: Build, form: str):
+    reports = {report.task: report for report in read_reports(measured(form) / CALIBRATION)}
+    artifact = served.artifact
+    assert artifact.provenance["seed"] == "1"
+    assert artifact.provenance["steps"] == "6"
+    for task, row in TASKS.items():
+        entry, report = artifact.served(task), reports[task]
+        assert entry.calibration == tuple(
+            CalibrationPoint(point.steps, point.members, point.error) for point in report.points
+        )
+        assert entry.error_metric == report.metric
+        assert (entry.steps, entry.members) == default_budget(entry.calibration)
+        assert entry.prompt == ("second" if len(row.images) > 1 else "none")
+        assert entry.reduction == JUDGES[task].reduction
+        assert entry.components == COMPONENTS[task]
+        for output in row.outputs:
+            assert entry.components_for(output)
+    assert artifact.served("depth").encoding == DEPTH
+
+
+def contents(folder: Path) -> Iterator[tuple[str, bytes]]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            yield path.relative_to(folder).as_posix(), path.read_bytes()
+
+
+def test_networks_that_disagree_are_refused_and_nothing_changes(
+    exported: Build, measured: Build, monkeypatch: pytest.MonkeyPatch
+):
+    repository = exported("tiny")
+    before = dict(contents(repository))
+    store_half = onnx_network._store_half
+
+    def store_wrong(graph: onnx.GraphProto) -> None:
+        store_half(graph)
+        weights = max(graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        values = onnx.numpy_helper.to_array(weights)
+        weights.CopyFrom(
+            onnx.numpy_helper.from_array((1.05 * values).astype(np.float16), weights.name)
+        )
+
+    monkeypatch.setattr(onnx_network, "_store_half", store_wrong)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's own
+        with pytest.raises(ExportError, match=r"small_.*differs from torch"):
+            export(measured("tiny"), repository, "small", 1, "Apache-2.0")
+    assert dict(contents(repository)) == before
+
+
+def test_the_default_budget_is_the_cheapest_that_is_nearly_the_best():
+    points = [
+        CalibrationPoint(1, 1, 0.200),
+        CalibrationPoint(1, 5, 0.102),
+        CalibrationPoint(5, 1, 0.101),
+        CalibrationPoint(10, 10, 0.100),
+    ]
+    assert default_budget(points) == (1, 5)  # as cheap as (5, 1), with one step
+    assert default_budget(points[2:]) == (5, 1)
+    assert default_budget([points[0], points[3]]) == (10, 10)
+    assert default_budget([]) == (1, 1)
+
+
+def test_a_run_that_was_not_measured_is_served_with_one_evaluation():
+    for row in served_tasks("small", ()):
+        assert (row.steps, row.members) == (1, 1)
+        assert row.calibration == ()

@@ -1,0 +1,177 @@
+"""The training loop on a model small enough to follow by hand."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from training.checkpoint import CheckpointError, latest_checkpoint, load_weights
+from training.loop import (
+    DivergedError,
+    LoopConfig,
+    StepResult,
+    learning_rate,
+    reduced_precision,
+    train,
+)
+
+CONFIG = LoopConfig(
+    steps=7, learning_rate=0.05, warmup_steps=2, ema_decay=0.5, save_every=3, log_every=2
+)
+Compute = Callable[[int], StepResult]
+
+
+class Line(nn.Module):
+    """A line to be fitted, with an offset that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor([0.3, -0.7]))
+        self.offset = nn.Parameter(torch.tensor(0.25), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.slope + self.offset
+
+
+def fitting(model: Line, interruption: Callable[[int], None] = lambda step: None) -> Compute:
+    def compute(step: int) -> StepResult:
+        interruption(step)
+        x = torch.randn(8, 2, generator=torch.Generator().manual_seed(step))
+        error = model(x) - x @ torch.tensor([1.0, 2.0])
+        parts = {"square": error.square().mean(), "absolute": 0.1 * error.abs().mean()}
+        return StepResult(parts, 8, "line")
+
+    return compute
+
+
+def run(folder: Path, config: LoopConfig = CONFIG) -> tuple[Line, nn.Module]:
+    model = Line()
+    return model, train(model, fitting(model), config, folder, {"name": "line"})
+
+
+def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
+    config = LoopConfig(steps=110, learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    assert [learning_rate(config, step) for step in range(10)] == pytest.approx(
+        [0.1 * (step + 1) for step in range(10)]
+    )
+    assert learning_rate(config, 10) == pytest.approx(1.0)
+    assert learning_rate(config, 60) == pytest.approx(0.55)
+    assert learning_rate(config, 35) == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 4)))
+    assert learning_rate(config, 110) == pytest.approx(0.1)
+    assert learning_rate(config, 500) == pytest.approx(0.1)
+    assert learning_rate(replace(config, warmup_steps=0), 0) == pytest.approx(1.0)
+
+
+def test_only_what_requires_a_gradient_is_trained(tmp_path: Path):
+    model, ema = run(tmp_path, replace(CONFIG, steps=40, learning_rate=0.3, save_every=40))
+    assert (model.slope - torch.tensor([1.0, 2.0])).abs().max() < 0.3
+    assert float(model.offset) == 0.25
+    assert isinstance(ema, Line)
+    assert float(ema.offset) == 0.25
+    assert not any(parameter.requires_grad for parameter in ema.parameters())
+    assert list((tmp_path / "curves").iterdir())
+
+
+def test_the_update_is_adamw_at_the_scheduled_rate_on_clipped_gradients(tmp_path: Path):
+    config = replace(CONFIG, clip_norm=0.5)
+    model, _ = run(tmp_path, config)
+    expected = Line()
+    compute = fitting(expected)
+    optimizer = torch.optim.AdamW([expected.slope], betas=(0.9, 0.98), weight_decay=0.02)
+    for step in range(config.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        parts = compute(step).parts
+        optimizer.zero_grad()
+        (parts["square"] + parts["absolute"]).backward()
+        assert expected.slope.grad is not None
+        norm = float(expected.slope.grad.norm())
+        expected.slope.grad.mul_(min(1.0, 0.5 / norm))
+        optimizer.step()
+    torch.testing.assert_close(model.slope, expected.slope)
+
+
+def test_the_average_follows_the_weights(tmp_path: Path):
+    averages = []
+    expected = Line().slope.detach().clone()
+    for steps in range(1, 6):
+        config = replace(CONFIG, steps=steps, save_every=1, learning_rate=0.05, warmup_steps=100)
+        model, ema = run(tmp_path, config)  # each goes on from the one before
+        decay = min(0.5, (1 + steps) / (10 + steps))
+        expected = decay * expected + (1 - decay) * model.slope.detach()
+        averages.append((ema, expected))
+    for ema, value in averages:
+        assert isinstance(ema, Line)
+        torch.testing.assert_close(ema.slope, value)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(tmp_path: Path):
+    model, ema = run(tmp_path / "whole")
+
+    def stop(step: int) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    broken = Line()
+    with pytest.raises(KeyboardInterrupt):
+        train(broken, fitting(broken, stop), CONFIG, tmp_path / "broken", {})
+    found = latest_checkpoint(tmp_path / "broken" / "checkpoints")
+    assert found is not None
+    assert found.name == "00000003"
+    resumed, resumed_ema = run(tmp_path / "broken")
+    assert torch.equal(resumed.slope, model.slope)
+    for value, expected in zip(resumed_ema.parameters(), ema.parameters(), strict=True):
+        assert torch.equal(value, expected)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path):
+    _, ema = run(tmp_path)
+    model = Line()
+    again = train(model, _never, CONFIG, tmp_path, {})
+    assert isinstance(again, Line)
+    assert isinstance(ema, Line)
+    assert torch.equal(again.slope, ema.slope)
+
+
+def _never(step: int) -> StepResult:
+    raise AssertionError(f"step {step} was computed")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path, bad: float):
+    model = Line()
+    good = fitting(model)
+
+    def compute(step: int) -> StepResult:
+        result = good(step)
+        factor = bad if step == 4 else 1.0
+        return replace(result, parts={k: factor * v for k, v in result.parts.items()})
+
+    with pytest.raises(DivergedError, match=r"step 4.*learning_rate.*00000003"):
+        train(model, compute, CONFIG, tmp_path, {})
+    assert model.slope.isfinite().all()  # the bad step was not taken
+    checkpoint = latest_checkpoint(tmp_path / "checkpoints")
+    assert checkpoint is not None
+    kept = Line()
+    for name in ("model", "ema"):
+        load_weights(kept, checkpoint / f"{name}.safetensors")
+        assert kept.slope.isfinite().all()
+    resumed, _ = run(tmp_path)
+    assert torch.equal(resumed.slope, run(tmp_path / "whole")[0].slope)
+
+
+def test_another_models_checkpoint_is_refused(tmp_path: Path):
+    run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"00000007.model\.safetensors"):
+        train(nn.Linear(3, 3), _never, CONFIG, tmp_path, {})
+
+
+def test_reduced_precision_can_be_turned_off():
+    x = torch.ones(2, 2)
+    for bf16, dtype in ((True, torch.bfloat16), (False, torch.float32)):
+        with reduced_precision(replace(CONFIG, bf16=bf16), torch.device("cpu")):
+            assert (x @ x).dtype == dtype
