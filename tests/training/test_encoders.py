@@ -96,3 +96,15 @@ def test_before_training_nothing_is_corrected_and_two_equal_frames_hardly_move(m
 def test_flow_needs_a_second_frame(motion: MotionEncoder):
     with pytest.raises(ValueError, match="second frame"):
         motion(pictures(64, 1), None)
+
+
+@torch.no_grad()
+def test_what_a_correction_sees_is_the_second_frame_moved_onto_the_first(motion: MotionEncoder):
+    first = pictures(64, 1)
+    second = first.roll(16, dims=3)  # everything moves a quarter of the frame to the right
+    flow = torch.zeros(2, 2, 8, 8)
+    still = motion.photometric(first, first, flow)
+    flow[:, 0] = 0.25
+    moved = motion.photometric(first, second, flow)
+    torch.testing.assert_close(moved[..., 1:5], still[..., 1:5], rtol=1e-4, atol=1e-5)
+    assert (motion.photometric(first, second, -flow) - still)[..., 1:5].abs().max() > 1e-2
