@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from safetensors.torch import save_model
 from torch import Tensor
 from torch.nn import functional
 
-from training.checkpoint import load_weights
-from training.config import AUTOENCODER_RUNS, AutoencoderRun, ConfigError, described, override
+from training.config import AUTOENCODER_RUNS, AutoencoderRun, described, launch
 from training.data.mixture import SOURCES, Stream, seeded
 from training.loop import StepResult, reduced_precision, train
 from training.models.vae import Autoencoder
@@ -82,33 +80,18 @@ def measure_latents(run: AutoencoderRun, model: Autoencoder, device: torch.devic
     model.encoding.latent_std.copy_(joined.std(dim=(0, 2, 3)))
 
 
-def load_autoencoder(model: Autoencoder, path: Path) -> None:
-    """Strictly loads what `main` wrote."""
-    load_weights(model, path)
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(prog="training.autoencoder", description=__doc__)
-    parser.add_argument("--run", choices=sorted(AUTOENCODER_RUNS), default="small")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; resumed if begun"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    options = parser.parse_args(arguments)
-    try:
-        run = override(AUTOENCODER_RUNS[options.run](), options.set)
-    except ConfigError as error:
-        parser.error(str(error))
-    device = torch.device(options.device)
+    told, _ = launch(parser, AUTOENCODER_RUNS, "small", arguments)
+    run, out, device = told.run, told.out, told.device
     torch.manual_seed(run.loop.seed)
     model = Autoencoder(run.model.vae).to(device)
-    ema = train(model, reconstruction(run, model, device), run.loop, options.out, described(run))
+    ema = train(model, reconstruction(run, model, device), run.loop, out, described(run))
     assert isinstance(ema, Autoencoder)
     measure_latents(run, ema, device)
-    save_model(ema, str(options.out / WEIGHTS))
-    print(f"wrote {options.out / WEIGHTS}")
+    save_model(ema, str(out / WEIGHTS))
+    print(f"wrote {out / WEIGHTS}")
 
 
 if __name__ == "__main__":

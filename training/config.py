@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar, cast
+from typing import Generic, TypeVar, cast
+
+import torch
 
 from service.core.record import ArtifactError, dump_record, load_record
 from training.data.mixture import PoolConfig
@@ -99,6 +103,36 @@ FINETUNE_RUNS: Mapping[str, Callable[[], FinetuneRun]] = MappingProxyType(
         "tiny-concatenated": partial(finetune_tiny, "tiny-concatenated"),
     }
 )
+
+
+@dataclass(frozen=True)
+class Launch(Generic[Run]):
+    """What every training command is told, beside what is its own."""
+
+    run: Run
+    out: Path
+    device: torch.device
+
+
+def launch(
+    parser: ArgumentParser,
+    runs: Mapping[str, Callable[[], Run]],
+    default: str,
+    arguments: Sequence[str] | None,
+) -> tuple[Launch[Run], Namespace]:
+    """Reads a training command line; one with a wrong setting ends with an error that names it."""
+    parser.add_argument("--run", choices=sorted(runs), default=default)
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run; resumed if begun"
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    options = parser.parse_args(arguments)
+    try:
+        run = override(runs[options.run](), options.set)
+    except ConfigError as error:
+        parser.error(str(error))
+    return Launch(run, options.out, torch.device(options.device)), options
 
 
 def override(config: Run, settings: Sequence[str]) -> Run:

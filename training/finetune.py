@@ -19,9 +19,8 @@ import torch
 from safetensors.torch import save_model
 
 from training.autoencoder import WEIGHTS as VAE_WEIGHTS
-from training.autoencoder import load_autoencoder
 from training.checkpoint import load_weights
-from training.config import FINETUNE_RUNS, ConfigError, FinetuneRun, described, override, read_model
+from training.config import FINETUNE_RUNS, FinetuneRun, described, launch, read_model
 from training.data.mixture import Stream, seeded
 from training.diffusion import SCHEDULE, Diffusion
 from training.loop import StepResult, reduced_precision, train
@@ -75,7 +74,7 @@ def build(run: FinetuneRun, vae: Path, device: torch.device) -> PerceptionModel:
     """A fresh generalist around a trained autoencoder."""
     torch.manual_seed(run.loop.seed)
     model = PerceptionModel(run.model)
-    load_autoencoder(model.vae, vae / VAE_WEIGHTS)
+    load_weights(model.vae, vae / VAE_WEIGHTS)
     return model.to(device)
 
 
@@ -108,26 +107,16 @@ def load_model(folder: Path, device: torch.device) -> PerceptionModel:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(prog="training.finetune", description=__doc__)
-    parser.add_argument("--run", choices=sorted(FINETUNE_RUNS), default="shipped")
     parser.add_argument(
         "--vae", type=Path, required=True, help="folder that training.autoencoder wrote"
     )
-    parser.add_argument(
-        "--out", type=Path, required=True, help="folder of the run; resumed if begun"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
-    options = parser.parse_args(arguments)
-    try:
-        run = override(FINETUNE_RUNS[options.run](), options.set)
-    except ConfigError as error:
-        parser.error(str(error))
-    device = torch.device(options.device)
+    told, options = launch(parser, FINETUNE_RUNS, "shipped", arguments)
+    run, out, device = told.run, told.out, told.device
     model = build(run, options.vae, device)
-    ema = train(model, objective(run, model, device), run.loop, options.out, described(run))
-    save_model(ema, str(options.out / WEIGHTS))
-    (options.out / DESCRIPTION).write_text(json.dumps(described(run), indent=2) + "\n")
-    print(f"wrote {options.out / WEIGHTS}")
+    ema = train(model, objective(run, model, device), run.loop, out, described(run))
+    save_model(ema, str(out / WEIGHTS))
+    (out / DESCRIPTION).write_text(json.dumps(described(run), indent=2) + "\n")
+    print(f"wrote {out / WEIGHTS}")
 
 
 if __name__ == "__main__":

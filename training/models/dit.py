@@ -123,6 +123,16 @@ class ViTBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
+def over_grid(x: Tensor, blocks: nn.ModuleList, norm: nn.LayerNorm) -> Tensor:
+    """A grid (B, D, h, w) as tokens with positions through plain blocks and `norm`; same shape."""
+    height, width = x.shape[2:]
+    tokens = x.flatten(2).transpose(1, 2)  # (B, T, D)
+    tokens = tokens + sincos_positions(height, width, tokens.shape[2], tokens)
+    for block in blocks:
+        tokens = block(tokens)
+    return norm(tokens).transpose(1, 2).reshape(x.shape)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """`x` (B, T, D) scaled and shifted by vectors (B, D)."""
     return x * (1 + scale[:, None]) + shift[:, None]

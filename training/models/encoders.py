@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.dit import ViTBlock, sincos_positions
+from training.models.dit import ViTBlock, over_grid
 from training.models.vae import Autoencoder, ResidualBlock
 
 
@@ -86,11 +86,6 @@ class SceneEncoder(nn.Module):
         parts = [image] if prompt is None else [image, prompt[:, :1]]
         x8 = self.blocks8(self.down8(self.blocks4(self.stem(torch.cat(parts, dim=1)))))
         x16 = self.down16(x8)
-        height, width = x16.shape[2:]
-        tokens = x16.flatten(2).transpose(1, 2)  # (B, T, D)
-        tokens = tokens + sincos_positions(height, width, tokens.shape[2], tokens)
-        for block in self.transformer:
-            tokens = block(tokens)
-        grid = self.norm(tokens).transpose(1, 2).reshape(x16.shape)
+        grid = over_grid(x16, self.transformer, self.norm)
         joined = torch.cat([functional.pixel_shuffle(self.up8(grid), 2), x8], dim=1)
         return Encoded(self.head(self.exit8(self.join8(joined))))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.dit import ViTBlock, sincos_positions
+from training.models.dit import ViTBlock, over_grid
 from training.models.encoders import Encoded
 from training.models.matching import CELL, all_pairs, global_match, local_match, warp
 from training.models.vae import FACTOR, Autoencoder, ResidualBlock
@@ -123,13 +123,7 @@ class MotionEncoder(nn.Module):
 
     def _context(self, x8: Tensor) -> Tensor:
         """What the whole picture says about each position at 1/8, where matching alone is blind."""
-        x16 = self.down16(x8)
-        height, width = x16.shape[2:]
-        tokens = x16.flatten(2).transpose(1, 2)
-        tokens = tokens + sincos_positions(height, width, tokens.shape[2], tokens)
-        for block in self.transformer:
-            tokens = block(tokens)
-        grid = self.norm(tokens).transpose(1, 2).reshape(x16.shape)
+        grid = over_grid(self.down16(x8), self.transformer, self.norm)
         return functional.pixel_shuffle(self.up8(grid), 2)
 
     def _condition(self, flow: Tensor, hidden: Tensor) -> Tensor:
