@@ -70,11 +70,11 @@ def autoencoder_tiny() -> AutoencoderRun:
 
 
 def generalist(model: str, steps: int) -> FinetuneRun:
-    """Depth, flow and amodal completion in one network; amodal learns fastest, so it has less."""
+    """Depth, flow and amodal completion in one network; what learns slower has more turns."""
     return FinetuneRun(
         model=MODELS[model],
         loop=LoopConfig(steps=steps),
-        shares={"depth": 2, "flow": 2, "amodal": 1},
+        shares={"depth": 3, "flow": 2, "amodal": 1},
         rows={"depth": 32, "flow": 16, "amodal": 24},
         pool=PoolConfig(compiled=True),
     )

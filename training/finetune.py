@@ -2,6 +2,7 @@
 
 `python -m training.finetune --run shipped --vae runs/autoencoder --out runs/shipped`
 
+`--init RUN` starts from the weights of a finished run instead, for other data or a longer schedule.
 Resumes by itself where the run in `--out` stopped. Writes checkpoints, tensorboard curves, and at
 the end `model.safetensors` (the moving average) with `model.json` beside it, which `evaluate` and
 `export` read.
@@ -70,11 +71,19 @@ def objective(
     return compute
 
 
-def build(run: FinetuneRun, vae: Path, device: torch.device) -> PerceptionModel:
-    """A fresh generalist around a trained autoencoder."""
+def build(
+    run: FinetuneRun, source: Path, device: torch.device, whole: bool = False
+) -> PerceptionModel:
+    """A fresh generalist around the autoencoder in `source`, or the `whole` generalist there.
+
+    Raises CheckpointError where the weights do not fit the run's model.
+    """
     torch.manual_seed(run.loop.seed)
     model = PerceptionModel(run.model)
-    load_weights(model.vae, vae / VAE_WEIGHTS)
+    if whole:
+        load_weights(model, source / WEIGHTS)
+    else:
+        load_weights(model.vae, source / VAE_WEIGHTS)
     return model.to(device)
 
 
@@ -107,12 +116,12 @@ def load_model(folder: Path, device: torch.device) -> PerceptionModel:
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see the module's docstring."""
     parser = argparse.ArgumentParser(prog="training.finetune", description=__doc__)
-    parser.add_argument(
-        "--vae", type=Path, required=True, help="folder that training.autoencoder wrote"
-    )
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--vae", type=Path, help="folder that training.autoencoder wrote")
+    start.add_argument("--init", type=Path, help="folder of a finished run to start from")
     told, options = launch(parser, FINETUNE_RUNS, "shipped", arguments)
     run, out, device = told.run, told.out, told.device
-    model = build(run, options.vae, device)
+    model = build(run, options.vae or options.init, device, whole=options.vae is None)
     ema = train(model, objective(run, model, device), run.loop, out, described(run))
     save_model(ema, str(out / WEIGHTS))
     (out / DESCRIPTION).write_text(json.dumps(described(run), indent=2) + "\n")

@@ -13,19 +13,26 @@ from jaxtyping import Bool, Float, Float32
 from service.core.record import require
 
 SMALLEST_RANGE = 1e-6  # of depth values: a flat scene is all near rather than a division by zero
+SMALLEST_COMPANDING = 1e-3  # less is linear, but for float32's rounding
 
 
 @dataclass(frozen=True)
 class DepthEncoding:
-    """Affine-invariant depth: its low and high quantile in an image become -1 (near) and +1."""
+    """Affine-invariant depth: its low and high quantile in an image become -1 (near) and +1.
+
+    Companding c stores log(1 + c u) / log(1 + c) of the relative depth u in 0..1, which gives near
+    things more of the range: a street would otherwise leave them next to nothing. 0 is linear.
+    """
 
     low_quantile: float = 0.02
     high_quantile: float = 0.98
+    companding: float = 0.0
     kind: Literal["depth"] = "depth"
 
     def __post_init__(self) -> None:
         ordered = 0 <= self.low_quantile < self.high_quantile <= 1
         require(ordered, "low_quantile", "must be below high_quantile, both in 0..1")
+        _require_companding(self.companding)
 
     def encode(
         self, depth: Float[np.ndarray, "*b h w"], valid: Bool[np.ndarray, "*b h w"]
@@ -40,12 +47,17 @@ class DepthEncoding:
         low, high = np.nanquantile(
             known, (self.low_quantile, self.high_quantile), axis=(-2, -1), keepdims=True
         )
-        unit = (known - low) / np.maximum(high - low, SMALLEST_RANGE)
-        return np.where(valid, np.clip(2 * unit - 1, -1, 1), 1).astype(np.float32)
+        unit = np.clip((known - low) / np.maximum(high - low, SMALLEST_RANGE), 0, 1)
+        if self.companding:
+            unit = np.log1p(self.companding * unit) / math.log1p(self.companding)
+        return np.where(valid, 2 * unit - 1, 1).astype(np.float32)
 
     def decode(self, y: Float32[np.ndarray, "*b h w"]) -> Float32[np.ndarray, "*b h w"]:
         """Decode to relative depth in [0, 1], 0 nearest."""
-        return _to_unit_range(y)
+        unit = _to_unit_range(y)
+        if self.companding:
+            unit = np.expm1(unit * math.log1p(self.companding)) / self.companding
+        return unit
 
 
 @dataclass(frozen=True)
@@ -67,7 +79,7 @@ class FlowEncoding:
     def __post_init__(self) -> None:
         for name in ("divisor_x", "divisor_y", "reference_width", "reference_height"):
             require(getattr(self, name) > 0, name, "must be positive")
-        require(self.companding >= 0, "companding", "must not be negative")
+        _require_companding(self.companding)
 
     def encode(
         self,
@@ -154,6 +166,11 @@ class AmodalEncoding:
 
 
 Encoding = DepthEncoding | FlowEncoding | AmodalEncoding
+
+
+def _require_companding(companding: float) -> None:
+    possible = companding == 0 or companding >= SMALLEST_COMPANDING
+    require(possible, "companding", f"must be 0 or at least {SMALLEST_COMPANDING}")
 
 
 def _to_unit_range(y: Float32[np.ndarray, "*b"]) -> Float32[np.ndarray, "*b"]:

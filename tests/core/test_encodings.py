@@ -65,6 +65,23 @@ class TestDepth:
         with pytest.raises(ValueError, match="valid depth"):
             self.ENCODING.encode(depth, valid)
 
+    @given(companding=st.just(0.0) | st.floats(1e-3, 100), seed=st.integers(0, 99))
+    def test_decoding_undoes_encoding_up_to_scale_and_shift(self, companding, seed):
+        encoding = DepthEncoding(0.0, 1.0, companding)
+        depth = np.random.default_rng(seed).uniform(2, 40, (5, 6))
+        relative = (depth - depth.min()) / (depth.max() - depth.min())
+        y = encoding.encode(depth, depth > 0)
+        assert (y.min(), y.max()) == (-1, 1)
+        np.testing.assert_allclose(encoding.decode(y), relative, atol=1e-5)
+
+    def test_companding_gives_near_things_more_of_the_range(self):
+        street = np.array([[2.0, 4.0, 8.0, 16.0, 32.0]])
+        linear = DepthEncoding(0.0, 1.0).encode(street, street > 0)
+        companded = DepthEncoding(0.0, 1.0, 15.0).encode(street, street > 0)
+        # companding by far / near - 1 is the logarithm of depth
+        np.testing.assert_allclose(companded, [[-1, -0.5, 0, 0.5, 1]], atol=1e-6)
+        assert linear[0, 1] < -0.8
+
     def test_decoding_is_relative_depth_with_near_at_0(self):
         y = np.array([[-3, -1, 0, 1, 3]], dtype=np.float32)
         np.testing.assert_array_equal(self.ENCODING.decode(y), [[0, 0, 0.5, 1, 1]])
@@ -161,6 +178,8 @@ class TestAmodal:
     [
         (lambda: DepthEncoding(0.5, 0.5), "low_quantile"),
         (lambda: DepthEncoding(-0.1, 0.5), "low_quantile"),
+        (lambda: DepthEncoding(0.0, 1.0, -1.0), "companding"),
+        (lambda: DepthEncoding(0.0, 1.0, 1e-9), "companding"),
         (lambda: FlowEncoding(75.0, 0.0, 512, 384, 0.0), "divisor_y"),
         (lambda: FlowEncoding(75.0, 75.0, 0, 384, 0.0), "reference_width"),
         (lambda: FlowEncoding(75.0, 75.0, 512, 384, -1.0), "companding"),

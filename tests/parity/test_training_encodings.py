@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from service.core.encodings import FlowEncoding
+from service.core.encodings import DepthEncoding, FlowEncoding
 from training.data.sample import AmodalBatch, DepthBatch, FlowBatch
 from training.targets import AMODAL, COMPONENTS, DEPTH, FLOW, FlowCode, depth_picture, prepare
 
@@ -28,11 +28,14 @@ def test_depth_is_the_services_depth():
     assert picture.max() == 1
 
 
-def test_depth_of_smooth_scenes_is_the_services_depth_closely():
+@pytest.mark.parametrize("companding", [0.0, 6.0])
+def test_depth_of_smooth_scenes_is_the_services_depth_closely(companding: float):
+    encoding = DepthEncoding(companding=companding)
     y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
     depth = (2 + torch.sin(x / 17) + torch.cos(y / 23))[None, None]
-    expected = DEPTH.encode(depth[:, 0].numpy(), np.ones((1, 96, 96), dtype=bool))
-    np.testing.assert_allclose(depth_picture(depth)[:, 0].numpy(), expected, atol=5e-3)
+    expected = encoding.encode(depth[:, 0].numpy(), np.ones((1, 96, 96), dtype=bool))
+    found = depth_picture(depth, encoding)[:, 0].numpy()
+    np.testing.assert_allclose(found, expected, atol=0.02 if companding else 5e-3)
 
 
 def test_a_flat_scene_has_a_finite_depth_picture():

@@ -95,7 +95,7 @@ def test_the_command_line_says_what_is_wrong(capsys: pytest.CaptureFixture[str])
 
 def test_tasks_take_turns_and_count_their_own_steps():
     order = turns(FINETUNE_RUNS["shipped"]())
-    assert order == ("depth", "flow", "amodal", "depth", "flow")
-    own = [task_step(order, step) for step in range(50)]
+    assert order == ("depth", "flow", "amodal", "depth", "flow", "depth")
+    own = [task_step(order, step) for step in range(60)]
     for task in SOURCES:
         assert [n for name, n in own if name == task] == list(range(10 * order.count(task)))

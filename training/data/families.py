@@ -18,9 +18,9 @@ from training.data.street import street
 FAMILIES: dict[str, tuple[Callable[[torch.Generator, int], Scene], float]] = {
     "room": (room, 0.26),
     "desk": (desk, 0.22),
-    "still life": (still_life, 0.16),
+    "still life": (still_life, 0.2),
     "corridor": (corridor, 0.1),
     "street": (street, 0.18),
-    "clutter": (clutter, 0.08),
+    "clutter": (clutter, 0.04),
 }
 """How to draw a family and its share of the scenes."""

@@ -19,10 +19,10 @@ from training.data.geometry import NEAR
 from training.data.scene import Camera, Scene, Solids, choose, sometimes
 
 MODES: dict[str, tuple[float, tuple[float, float, float], float, tuple[float, float], float]] = {
-    "drive": (0.3, (0.1, 0.03, 1.0), 0.12, (0.004, 0.15), 0.4),
-    "stereo": (0.2, (1.0, 0.0, 0.0), 0.0, (0.02, 0.14), 0.0),
-    "hand": (0.3, (0.6, 0.4, 0.6), 0.5, (0.0015, 0.08), 0.35),
-    "leap": (0.1, (1.0, 0.5, 1.0), 0.6, (0.05, 0.25), 0.4),
+    "drive": (0.3, (0.1, 0.03, 1.0), 0.12, (0.004, 0.1), 0.4),
+    "stereo": (0.2, (1.0, 0.0, 0.0), 0.0, (0.01, 0.1), 0.0),
+    "hand": (0.3, (0.6, 0.4, 0.6), 0.5, (0.0015, 0.06), 0.35),
+    "leap": (0.1, (1.0, 0.5, 1.0), 0.6, (0.04, 0.15), 0.4),
     "still": (0.1, (0.1, 0.1, 0.1), 0.1, (0.0005, 0.004), 0.6),
 }
 """Share of pairs, spread of the camera's step along right, down and forward, spread of its rotation
@@ -100,7 +100,9 @@ def _thing_motion(
     n, count = pivot.shape[:2]
     distance = (pivot - camera.position[:, None]).norm(dim=-1).clamp(max=100.0)
     active = torch.rand((n, count), generator=generator, device=flow.device) < moving
-    length = flow * distance / camera.focal[:, None] * log_uniform(generator, 0.3, 3.0, n, count)
+    # Faster than a quarter of the picture, a thing is gone before it could be found.
+    seen = (flow * log_uniform(generator, 0.3, 3.0, n, count)).clamp(max=0.25)
+    length = seen * distance / camera.focal[:, None]
     direction = normal(generator, n, count, 3)
     direction = direction / direction.norm(dim=-1, keepdim=True).clamp(min=1e-3)
     shift = direction * (length * active)[..., None]
@@ -143,7 +145,7 @@ def draw_motion(generator: torch.Generator, scene: Scene) -> Motion:
     scale = (target / (typical + 1e-5)).clamp(max=15.0)
     # Nobody steps through what is in front of him.
     nearest = depth.amin(1, keepdim=True)
-    step = direction * torch.minimum(trial * scale, 0.4 * nearest + 0.1 * trial)
+    step = direction * torch.minimum(trial * scale, 0.2 * nearest + 0.1 * trial)
     return Motion(boxes, quadrics, _stepped(scene.camera, step, turn))
 
 

@@ -128,7 +128,7 @@ def _open_air(
 ) -> Scene:
     """A scene on open ground at z = 0 under a sky with sun."""
     n = len(free)
-    air = draw_air(generator, n, (1.0, 8.0), 0.6, 0.1, 0.02, (60.0, 110.0))
+    air = draw_air(generator, n, (1.0, 8.0), 0.6, 0.1, 0.02, (25.0, 60.0))
     half = (air[:, 4:5] * 8.0).expand(n, 3).clone()
     material = paint(generator, GROUND, n, 6)
     sky = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.0, 1.0], device=free.device)

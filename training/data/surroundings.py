@@ -95,7 +95,7 @@ def draw_air(
     radius: float,
     corners: float,
     fog: float = 0.0,
-    far: tuple[float, float] = (80.0, 80.0),
+    far: tuple[float, float] = (60.0, 60.0),
 ) -> Tensor:
     shadowless = sometimes(generator, 0.2, n)
     hard = torch.where(shadowless, 0.0, log_uniform(generator, *hardness, n))
