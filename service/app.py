@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -19,10 +19,11 @@ from service.api.problems import install_problems
 from service.api.routes import TransferLimits, operation_routes, prediction_routes
 from service.api.stopping import AnswerWhenCancelled
 from service.backends.analytic import AnalyticBackend
-from service.backends.base import Backend
-from service.backends.onnx import OnnxBackend
+from service.backends.base import Backend, Signature, model_tensors
+from service.backends.onnx import OnnxBackend, available_devices
 from service.backends.repository import ServedModel, load_repository
 from service.engine.engine import Engine
+from service.engine.work import EngineLimits
 from service.metrics import Metrics
 from service.settings import Settings
 
@@ -41,22 +42,27 @@ def create_app(settings: Settings) -> FastAPI:
     backend = _backend(settings, models)
     engine = Engine(
         backend,
-        max_batch_rows=settings.max_batch_rows,
-        max_image_rows=settings.max_image_rows,
-        max_requests=settings.max_concurrent_requests,
+        EngineLimits(
+            batch_rows=settings.max_batch_rows,
+            image_rows=settings.max_image_rows,
+            requests=settings.max_concurrent_requests,
+            evaluations=settings.max_queued_evaluations,
+            watchdog_s=settings.watchdog_s,
+            outage_s=settings.outage_s,
+        ),
+        clock=time.monotonic,
         observer=metrics,
     )
+    metrics.watch_queue(lambda: engine.stats().evaluations, engine.drain_s)
     admission = Admission(
         AdmissionLimits(settings.max_concurrent_requests, settings.max_buffered_bytes),
         metrics,
-        owed=lambda: engine.stats().evaluations,
-        clock=time.monotonic,
+        engine.drain_s,
     )
     threads = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="images")
     predictor = Predictor(
         engine,
         catalog,
-        admission,
         metrics,
         PredictionLimits(
             ImageLimits(settings.max_pixels, settings.min_side, settings.max_side),
@@ -64,8 +70,14 @@ def create_app(settings: Settings) -> FastAPI:
         ),
         threads,
         draw_seed=lambda: secrets.randbits(_SEED_BITS),
+        clock=time.monotonic,
     )
-    life = _Life(engine, backend, threads)
+    networks = {
+        name: signature
+        for model in models
+        for name, signature in model_tensors(model.artifact).items()
+    }
+    life = _Life(engine, networks, backend, threads)
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would cost a client its whole upload
@@ -88,15 +100,22 @@ def create_app(settings: Settings) -> FastAPI:
 class _Life:
     """Starts and stops the parts that run, in order."""
 
-    def __init__(self, engine: Engine, backend: Backend, threads: ThreadPoolExecutor) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        networks: Mapping[str, Signature],
+        backend: Backend,
+        threads: ThreadPoolExecutor,
+    ) -> None:
         self._engine = engine
+        self._networks = networks
         self._backend = backend
         self._threads = threads
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        await self._engine.start()
+        await self._engine.start(self._networks)
         self.ready = True
         try:
             yield
@@ -110,8 +129,13 @@ class _Life:
 def _backend(settings: Settings, models: list[ServedModel]) -> Backend:
     match settings.backend:
         case "onnx":
+            devices = available_devices()
+            if settings.devices != "auto":
+                devices = tuple(name.strip() for name in settings.devices.split(","))
             threads = settings.threads or None
-            return OnnxBackend(models, instances=settings.instances, threads=threads)
+            return OnnxBackend(
+                models, devices=devices, instances=settings.instances, threads=threads
+            )
         case "analytic":
             artifacts = (model.artifact for model in models)
             return AnalyticBackend(artifacts, num_workers=settings.instances)

@@ -9,8 +9,8 @@ from typing import ClassVar
 class PerceptError(Exception):
     """Something the caller should be told about.
 
-    `detail` is a sentence for a person. `field` names the form field at fault and `limit` what is
-    allowed there; `retry_after_s` says when the same request may succeed.
+    `detail` is a sentence for a person. `field` names the form field or header at fault and `limit`
+    what is allowed there; `retry_after_s` says when the same request may succeed.
     """
 
     status: ClassVar[int]
@@ -60,7 +60,7 @@ class UnsupportedType(PerceptError):
 
 
 class InvalidField(PerceptError):
-    """A form field is missing, unknown, repeated, or holds a value that cannot be used."""
+    """A field or header is missing, unknown, repeated, or holds a value that cannot be used."""
 
     status = 422
     title = "Invalid field"
@@ -92,3 +92,24 @@ class NotReady(PerceptError):
 
     status = 503
     title = "Not ready"
+
+
+class Unavailable(PerceptError):
+    """No worker can be used at present; they are looked for."""
+
+    status = 503
+    title = "No worker available"
+
+
+class WouldBeTooLate(PerceptError):
+    """The deadline cannot be met; nothing was started."""
+
+    status = 503
+    title = "Deadline cannot be met"
+
+
+class TooLate(PerceptError):
+    """The deadline is over, and the answer was not ready: the work was given up."""
+
+    status = 504
+    title = "Deadline missed"

@@ -1,5 +1,7 @@
 """What the service counts, for Prometheus. One registry per application, none global."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -62,6 +64,33 @@ class Metrics:
             buckets=_ROWS,
             registry=self.registry,
         )
+
+        self.worker_up = Gauge(
+            "percept_worker_up",
+            "1 while a worker is given calls, 0 while it is down.",
+            ["worker"],
+            registry=self.registry,
+        )
+
+        self.pending_evaluations = Gauge(
+            "percept_pending_evaluations",
+            "Denoiser evaluations that admitted predictions still need.",
+            registry=self.registry,
+        )
+        self.drain_seconds = Gauge(
+            "percept_drain_seconds",
+            "Predicted seconds until everything admitted now is answered.",
+            registry=self.registry,
+        )
+
+    def watch_queue(self, evaluations: Callable[[], int], drain_s: Callable[[], float]) -> None:
+        """Read these whenever the metrics are."""
+        self.pending_evaluations.set_function(evaluations)
+        self.drain_seconds.set_function(drain_s)
+
+    def worker_changed(self, name: str, up: bool) -> None:
+        """Note that a worker came up or went down; the engine's observer."""
+        self.worker_up.labels(name).set(up)
 
     def model_call(self, stage: str, rows: int, seconds: float) -> None:
         """Count one call of a network; the engine's observer."""

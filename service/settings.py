@@ -32,17 +32,26 @@ class Settings(BaseSettings):
     default_model: str | None = None
     """Model (`name` or `name:version`) for requests that name none; unset, the first by name."""
 
+    devices: str = "auto"
+    """Devices that run the models, `cpu` or `cuda:0,cuda:1`; `auto`: all GPUs, or else the CPU."""
+
     threads: int = Field(default=0, ge=0)
     """Threads that one model call may use; 0 shares the machine's cores among the instances."""
 
     instances: int = Field(default=1, ge=1)
-    """Model calls that may run at the same time."""
+    """Model calls that may run at the same time on the CPU."""
 
-    max_batch_rows: int = Field(default=16, ge=1)
-    """Rows (members of requests) that one denoiser call may hold."""
+    max_batch_rows: int = Field(default=64, ge=1)
+    """Most rows (members of requests) in one denoiser call; measured costs choose below that."""
 
-    max_image_rows: int = Field(default=4, ge=1)
-    """Rows that one encoder or decoder call may hold; these cost more memory."""
+    max_image_rows: int = Field(default=16, ge=1)
+    """Most rows in one encoder or decoder call; these cost more memory."""
+
+    watchdog_s: float = Field(default=10.0, gt=0)
+    """Seconds after which a model call is taken to hang, unless such calls are known to be long."""
+
+    outage_s: float = Field(default=30.0, gt=0)
+    """Seconds that requests wait while no worker is usable; then they are answered 503."""
 
     image_threads: int = Field(default=2, ge=1)
     """Threads that decode uploads and render answers."""
@@ -59,7 +68,10 @@ class Settings(BaseSettings):
     max_side: int = Field(default=32_768, ge=1)
     """Pixels that the longer side of an uploaded image may have."""
 
-    max_concurrent_requests: int = Field(default=64, ge=1)
+    max_queued_evaluations: int = Field(default=20_000, ge=1)
+    """Denoiser evaluations in work or waiting; requests beyond them are answered 429."""
+
+    max_concurrent_requests: int = Field(default=256, ge=1)
     """Predictions in work or waiting; further ones are answered 429 with Retry-After."""
 
     max_buffered_bytes: int = Field(default=512 * 2**20, ge=1)

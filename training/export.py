@@ -29,6 +29,7 @@ from service.core.artifact import (
     ServedTask,
     dump_artifact,
 )
+from service.core.budget import Choice, cheapest
 from service.core.encodings import Encoding
 from service.core.tasks import TASKS, TaskName
 from training.diffusion import SCHEDULE
@@ -39,7 +40,6 @@ from training.onnx_network import Network, check_onnx, round_weights, triton_con
 from training.report import CALIBRATION, TaskReport, read_reports
 from training.targets import AMODAL, COMPONENTS, DEPTH, FLOW
 
-TRADE = 1.02  # the default budget is the cheapest one within this factor of the best error measured
 DESCRIPTION = "Generalist for depth, optical flow and amodal completion, trained on rendered scenes"
 _ENCODINGS: Mapping[TaskName, Encoding] = {"depth": DEPTH, "flow": FLOW, "amodal": AMODAL}
 
@@ -103,12 +103,15 @@ def _encoder_name(name: str, task: TaskName) -> str:
 
 
 def default_budget(points: Sequence[CalibrationPoint]) -> tuple[int, int]:
-    """The cheapest (steps, members) whose error is within TRADE of the best; (1, 1) of nothing."""
+    """The cheapest measured (steps, members) of "standard" quality; (1, 1) of nothing."""
     if not points:
         return 1, 1
+    measured = [
+        Choice(point.steps, point.members, point.error, point.steps * point.members)
+        for point in points
+    ]
     best = min(point.error for point in points)
-    good = [point for point in points if point.error <= TRADE * best]
-    chosen = min(good, key=lambda point: (point.steps * point.members, point.steps))
+    chosen = cheapest(measured, best, "standard")
     return chosen.steps, chosen.members
 
 

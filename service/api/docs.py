@@ -3,12 +3,15 @@
 The forms are read by `service.api.uploads` while they arrive: FastAPI cannot know them by itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from service.api.knobs import Knobs, choices
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.render import JSON, media_type
-from service.api.schemas import AmodalData, AnswerData, DepthData, FlowData, Knobs, choices
+from service.api.schemas import AmodalData, AnswerData, DepthData, FlowData
+from service.api.terms import DEADLINE, MAX_DEADLINE_MS, PRIORITY
 from service.core.tasks import Task, TaskName
+from service.engine.request import PRIORITIES
 
 Schema = dict[str, object]
 
@@ -32,6 +35,7 @@ _HEADERS: Mapping[str, str] = {
     "X-Percept-Steps": "Denoising steps",
     "X-Percept-Ensemble": "Members",
     "X-Percept-Evaluations": "Denoiser rows that were evaluated",
+    "X-Percept-Expected-Error": "Measured error of such steps and ensemble, in the model's metric",
     "X-Percept-Seed": "Seed: send it again for the same answer",
     "X-Percept-Model": "Model, name:version",
     "X-Percept-Uncertainty": "Mean spread of the members, when asked for",
@@ -43,12 +47,26 @@ _PROBLEMS: Mapping[int, str] = {
     408: "The upload took too long",
     413: "Too many bytes or pixels",
     415: "Not a form, or not an image that is read here",
-    422: "A field is missing, unknown or wrong",
+    422: "A field or header is missing, unknown or wrong, or a budget is too small",
     429: "The queue is full; Retry-After says when to come back",
     502: "The model failed",
-    503: "The server is starting or stopping",
+    503: "The server is starting or stopping, has no worker, or cannot meet the deadline",
+    504: "The deadline is over and the answer was not ready",
 }
 _COME_BACK = (429, 503)  # with Retry-After
+
+
+_EXAMPLES: Mapping[str, str] = {
+    "The model's own choice": "",
+    "The best measured answer for 20 denoiser evaluations": "-F budget_evals=20",
+    "The best measured answer within two seconds, and none after three": (
+        f"-F budget_ms=2000 -H '{DEADLINE}: 3000'"
+    ),
+    "As good as is worth its cost": "-F quality=standard",
+    "Members until the answer hardly changes, behind more urgent calls": (
+        f"-F ensemble=auto -F budget_evals=40 -H '{PRIORITY}: low'"
+    ),
+}
 
 
 def summary(task: Task) -> str:
@@ -57,9 +75,30 @@ def summary(task: Task) -> str:
 
 
 def description(task: Task) -> str:
-    """Return a task's curl line."""
+    """Return curl lines for a task: as it is, and with each way to say what it may cost."""
     files = " ".join(f"-F {name}=@{name}.jpg" for name in task.images)
-    return f"```\ncurl {files} localhost:8000/{task.name} -o {task.name}.png\n```"
+    lines = (
+        f"# {what}\n"
+        + " ".join(["curl", files, *([how] if how else []), f"localhost:8000/{task.name}"])
+        + f" -o {task.name}.png"
+        for what, how in _EXAMPLES.items()
+    )
+    return "```\n" + "\n".join(lines) + "\n```"
+
+
+def headers() -> Sequence[Schema]:
+    """Return the headers that a prediction understands, beside HTTP's own."""
+    deadline = "Milliseconds from these headers on after which no answer is wanted: refused at "
+    deadline += "once (503) where it cannot be met, given up (504) when it is over"
+    priority = "Which calls go first; none waits for ever"
+    rows: Sequence[tuple[str, str, Schema]] = (
+        (DEADLINE, deadline, {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE_MS}),
+        (PRIORITY, priority, {"type": "string", "enum": list(PRIORITIES), "default": "normal"}),
+    )
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
+        for name, text, schema in rows
+    ]
 
 
 def request_body(task: Task) -> Schema:
@@ -113,8 +152,9 @@ def _plain(knob: Schema) -> Schema:
     """Drop the null alternative: an optional form field is left out, never null."""
     alternatives = knob.get("anyOf")
     kept = {key: value for key, value in knob.items() if key not in ("anyOf", "title")}
-    if isinstance(alternatives, list) and isinstance(alternatives[0], dict):
-        kept = {**alternatives[0], **kept}
+    if isinstance(alternatives, list):
+        given = [kind for kind in alternatives if kind != {"type": "null"}]
+        kept = {**(given[0] if len(given) == 1 else {"anyOf": given}), **kept}
     if kept.get("default", "") is None:
         del kept["default"]
     return kept

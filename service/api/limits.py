@@ -1,15 +1,12 @@
 """How much the service takes on at once, and when those it turns away should come back."""
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from service.api.failures import whole_seconds
 from service.errors import TooBusy
 from service.metrics import Metrics
-
-_SMOOTHING = 0.2  # weight of the newest sample: a handful of requests sets the pace
-_LONGEST_WAIT_S = 120
 
 
 @dataclass(frozen=True)
@@ -28,28 +25,20 @@ class Place:
 
 
 class Admission:
-    """Bounded concurrency with a Retry-After computed from the queue.
+    """Bounded requests and bytes: what guards the memory. The engine bounds the work itself.
 
-    The queue's length is `owed`, the evaluations that requests in the engine still need. Its pace,
-    seconds per evaluation, is learnt from each finished prediction: the time it took over the work
-    that was there when it came, its own included. Plain and single-threaded; the clock (seconds) is
-    an argument.
+    `drain_s` predicts the seconds until the present work is done: when those that are turned away
+    should come back. Plain and single-threaded.
     """
 
     def __init__(
-        self,
-        limits: AdmissionLimits,
-        metrics: Metrics,
-        owed: Callable[[], int],
-        clock: Callable[[], float],
+        self, limits: AdmissionLimits, metrics: Metrics, drain_s: Callable[[], float]
     ) -> None:
         self._limits = limits
         self._metrics = metrics
-        self._owed = owed
-        self._clock = clock
+        self._drain_s = drain_s
         self._num_requests = 0
         self._num_bytes = 0
-        self._seconds_per_evaluation = 0.0
 
     @contextmanager
     def enter(self, num_bytes: int) -> Iterator[Place]:
@@ -72,21 +61,6 @@ class Admission:
         place.num_bytes = num_bytes
         self._count(0, more)
 
-    @contextmanager
-    def timed(self, evaluations: int) -> Iterator[None]:
-        """Learn the queue's pace from a prediction of so many evaluations, if it succeeds."""
-        work = self._owed() + evaluations
-        start = self._clock()
-        yield
-        sample = (self._clock() - start) / work
-        known = self._seconds_per_evaluation or sample
-        self._seconds_per_evaluation = known + _SMOOTHING * (sample - known)
-
-    def retry_after_s(self) -> int:
-        """Seconds until the present queue is worked off, at least one."""
-        wait = math.ceil(self._owed() * self._seconds_per_evaluation)
-        return min(max(1, wait), _LONGEST_WAIT_S)
-
     def _check_bytes(self, more: int, num_others: int) -> None:
         # A lone prediction is always let in: what it may hold is another limit's business.
         if num_others:
@@ -98,7 +72,7 @@ class Admission:
             raise TooBusy(
                 f"The queue is full: no more {of_what} can be taken on now",
                 limit=f"{limit} {of_what}",
-                retry_after_s=self.retry_after_s(),
+                retry_after_s=whole_seconds(self._drain_s()),
             )
 
     def _count(self, num_requests: int, num_bytes: int) -> None:

@@ -4,30 +4,36 @@ Pictures are decoded and answers made in threads; the event loop only waits.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
 from service.api.answers import Scene, make_answer
+from service.api.budgets import Moment, choose_plan, expected_error
 from service.api.catalog import Catalog, model_key
+from service.api.failures import engine_failures
 from service.api.images import ImageLimits
-from service.api.inputs import prepare_inputs, take_uploads
-from service.api.limits import Admission
+from service.api.inputs import ModelInputs, prepare_inputs, take_uploads
+from service.api.knobs import Knobs
 from service.api.render import Ran, Rendered, render
-from service.api.schemas import Knobs, RunData
-from service.core.artifact import Artifact, ServedTask
+from service.api.render_costs import RenderCosts, RenderKind, RenderSize
+from service.api.schemas import RunData
+from service.api.terms import Call
+from service.core.artifact import MAX_MEMBERS, Artifact, Component, ServedTask
 from service.core.ensemble import Reduction
 from service.core.tasks import Task
-from service.engine.engine import Engine, EngineBusy, EngineStopped
-from service.engine.request import EngineError, EngineResult, Plan, PredictionRequest, Timings
-from service.errors import InvalidField, ModelFailed, NotReady, TooBusy, TooLarge
+from service.engine.engine import Engine
+from service.engine.planner import Pace
+from service.engine.request import EngineResult, PredictionRequest, Timings
+from service.errors import InvalidField, TooLarge
 from service.metrics import Metrics
 
-_BYTES_PER_VALUE = 4
+T = TypeVar("T")
 
-_log = logging.getLogger(__name__)
+_BYTES_PER_VALUE = 4
 
 
 @dataclass(frozen=True)
@@ -50,43 +56,57 @@ class Served:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A caller's knobs with every default filled in."""
+    """A caller's knobs with every default filled in, but for the plan."""
 
     artifact: Artifact
     served: ServedTask
     output: str
-    plan: Plan
+    components: tuple[Component, ...]
     reduction: Reduction
+    seed: int
+
+    @property
+    def model(self) -> str:
+        return model_key(self.artifact)
+
+    @property
+    def kind(self) -> RenderKind:
+        return RenderKind(self.served.task, self.output, self.reduction)
 
 
 class Predictor:
-    """Answers requests with an engine; `draw_seed` chooses where the caller does not."""
+    """Answers requests with an engine; `draw_seed` chooses where the caller does not.
+
+    `clock` is the engine's, in seconds: deadlines and budgets of time are moments on it.
+    """
 
     def __init__(
         self,
         engine: Engine,
         catalog: Catalog,
-        admission: Admission,
         metrics: Metrics,
         limits: PredictionLimits,
         threads: Executor,
         draw_seed: Callable[[], int],
+        clock: Callable[[], float],
     ) -> None:
         self._engine = engine
         self._catalog = catalog
-        self._admission = admission
         self._metrics = metrics
         self._limits = limits
         self._threads = threads
         self._draw_seed = draw_seed
+        self._render_costs = RenderCosts()
+        self.clock = clock
 
-    async def predict(self, task: Task, knobs: Knobs, files: Mapping[str, bytes]) -> Served:
+    async def predict(
+        self, task: Task, knobs: Knobs, files: Mapping[str, bytes], call: Call
+    ) -> Served:
         """Answer one request; raises the errors of the table."""
         choice = self._choose(task, knobs)
         uploads = take_uploads(files, task, self._limits.images)
-        loop = asyncio.get_running_loop()
         encoder = choice.artifact.encoder(choice.served.encoder)
-        inputs = await loop.run_in_executor(self._threads, prepare_inputs, uploads, encoder)
+        inputs = await self._in_thread(partial(prepare_inputs, uploads, encoder))
         scene = Scene(
             uploads,
             inputs.width,
@@ -95,41 +115,69 @@ class Predictor:
             knobs.uncertainty,
             knobs.all_members,
         )
-        self._check_answer(task, scene, choice.plan)
-        prompted = choice.served.prompt == "second"
-        result = await self._run(
-            PredictionRequest(
-                model=model_key(choice.artifact),
-                artifact=choice.artifact,
-                task=choice.served,
-                image=inputs.images[0].values,
-                prompt=inputs.images[1].values if prompted else None,
-                plan=choice.plan,
-                components=choice.served.components_for(choice.output),
-            )
+        request = self._plan(choice, knobs, inputs, scene, call)
+        self._check_answer(task, scene, request.plan.members)
+        with engine_failures(choice.model, task.name):
+            result = await self._engine.predict(request)
+        start = self.clock()
+        served = await self._in_thread(partial(_finish, choice, scene, request, result))
+        # Measured from here: the wait for a thread is part of what a caller waits for.
+        self._render_costs.learn(
+            choice.kind, _render_size(scene, result.members), 1000 * (self.clock() - start)
         )
-        served = await loop.run_in_executor(self._threads, _finish, choice, scene, result)
         self._count(served)
         return served
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _choose(self, task: Task, knobs: Knobs) -> _Choice:
         artifact, served = self._catalog.resolve(knobs.model, task)
         output = knobs.output or task.default_output
-        if not served.components_for(output):
+        components = served.components_for(output)
+        if not components:
             able = ", ".join(form for form in task.outputs if served.components_for(form))
             raise InvalidField(
                 f"The model {model_key(artifact)} cannot make {output}", field="output", limit=able
             )
-        plan = Plan(
-            steps=knobs.steps or served.steps,
-            members=knobs.ensemble or served.members,
-            seed=self._draw_seed() if knobs.seed is None else knobs.seed,
-        )
-        return _Choice(artifact, served, output, plan, knobs.reduction or served.reduction)
+        seed = self._draw_seed() if knobs.seed is None else knobs.seed
+        reduction = knobs.reduction or served.reduction
+        return _Choice(artifact, served, output, components, reduction, seed)
 
-    def _check_answer(self, task: Task, scene: Scene, plan: Plan) -> None:
+    def _plan(
+        self, choice: _Choice, knobs: Knobs, inputs: ModelInputs, scene: Scene, call: Call
+    ) -> PredictionRequest:
+        """Choose the plan now that the pictures are there: what that took is part of a budget."""
+        pace = partial(self._pace, choice, scene, call)
+        moment = Moment(call, self.clock(), pace)
+        num_components = len(choice.components)
+        planned = choose_plan(knobs, choice.served, num_components, choice.seed, moment)
+        size = _render_size(scene, planned.plan.members)
+        render_s = self._render_costs.typical_ms(choice.kind, size) / 1000
+        prompted = choice.served.prompt == "second"
+        return PredictionRequest(
+            model=choice.model,
+            artifact=choice.artifact,
+            task=choice.served,
+            image=inputs.images[0].values,
+            prompt=inputs.images[1].values if prompted else None,
+            plan=planned.plan,
+            components=choice.components,
+            terms=call.terms(planned.grow_until, render_s),
+        )
+
+    def _pace(self, choice: _Choice, scene: Scene, call: Call) -> Pace:
+        """What the engine would take now, and the answer after it."""
+        num_components = len(choice.components)
+        pace = self._engine.pace(choice.artifact, choice.served, num_components, call.terms())
+        sizes = [_render_size(scene, members) for members in range(1, MAX_MEMBERS + 1)]
+        render_ms = self._render_costs.predict_ms(choice.kind, sizes)
+        finish_ms = tuple(a + b for a, b in zip(pace.finish_ms, render_ms, strict=True))
+        return replace(pace, finish_ms=finish_ms)
+
+    def _check_answer(self, task: Task, scene: Scene, members: int) -> None:
         """Refuse an answer with more members' maps than may be held at once."""
-        num_planes = len(task.outputs[task.default_output][0]) * plan.members
+        num_planes = len(task.outputs[task.default_output][0]) * members
         num_bytes = num_planes * scene.width * scene.height * _BYTES_PER_VALUE
         if scene.all_members and num_bytes > self._limits.max_answer_bytes:
             raise TooLarge(
@@ -138,19 +186,6 @@ class Predictor:
                 limit=f"{self._limits.max_answer_bytes} bytes",
             )
 
-    async def _run(self, request: PredictionRequest) -> EngineResult:
-        try:
-            with self._admission.timed(request.evaluations):
-                return await self._engine.predict(request)
-        except EngineBusy as error:
-            wait = self._admission.retry_after_s()
-            raise TooBusy("The queue is full", retry_after_s=wait) from error
-        except EngineStopped as error:
-            raise NotReady("The server is stopping", retry_after_s=1) from error
-        except EngineError as error:
-            _log.error("%s failed on a %s request: %s", request.model, request.task.task, error)
-            raise ModelFailed(f"The model {request.model} gave no usable answer") from error
-
     def _count(self, served: Served) -> None:
         run = served.run
         self._metrics.evaluations.labels(run.task, run.model).inc(run.evaluations)
@@ -158,15 +193,26 @@ class Predictor:
             self._metrics.stage_seconds.labels(run.task, stage).observe(duration_ms / 1000)
 
 
-def _finish(choice: _Choice, scene: Scene, result: EngineResult) -> Served:
+def _render_size(scene: Scene, members: int) -> RenderSize:
+    num_maps = 1 + scene.uncertainty + members * scene.all_members
+    return RenderSize(members, num_maps * scene.width * scene.height / 1e6)
+
+
+def _finish(
+    choice: _Choice, scene: Scene, request: PredictionRequest, result: EngineResult
+) -> Served:
     """Turn the engine's fields into a file."""
+    steps = request.plan.steps
+    expected = expected_error(choice.served, steps, result.members)
     run = RunData(
         task=choice.served.task,
-        model=model_key(choice.artifact),
-        steps=choice.plan.steps,
-        ensemble=choice.plan.members,
+        model=choice.model,
+        steps=steps,
+        ensemble=result.members,
         evaluations=result.evaluations,
-        seed=choice.plan.seed,
+        expected_error=expected,
+        error_metric=None if expected is None else choice.served.error_metric,
+        seed=choice.seed,
         reduction=choice.reduction,
         width=scene.width,
         height=scene.height,

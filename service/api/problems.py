@@ -15,13 +15,13 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(BaseModel):
-    """What went wrong, and with which form field."""
+    """What went wrong, and with which form field or header."""
 
     type: str = Field(default="about:blank", description="Kind of problem: the status says it all")
     title: str = Field(description="The kind of problem in words")
     status: int = Field(description="HTTP status")
     detail: str = Field(description="What is wrong with this very request")
-    field: str | None = Field(default=None, description="Form field at fault")
+    field: str | None = Field(default=None, description="Form field or header at fault")
     limit: str | None = Field(default=None, description="What is allowed there")
 
 

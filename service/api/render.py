@@ -203,21 +203,21 @@ def _json(data: AnswerData) -> Rendered:
     return Rendered(data.model_dump_json().encode(), JSON, "json")
 
 
-def _npz(ran: Ran, **arrays: np.ndarray | None) -> Rendered:
+def _npz(ran: Ran, **maps: np.ndarray | None) -> Rendered:
     """Write the maps that there are, and the run's numbers as scalars."""
     run = ran.data
-    content = formats.npz(
-        {
-            **{name: array for name, array in arrays.items() if array is not None},
-            "task": np.array(run.task),
-            "model": np.array(run.model),
-            "steps": np.array(run.steps),
-            "ensemble": np.array(run.ensemble),
-            "evaluations": np.array(run.evaluations),
-            "seed": np.array(run.seed, dtype=np.uint64),
-            "reduction": np.array(run.reduction),
-        }
-    )
+    arrays = {
+        **maps,
+        "task": np.array(run.task),
+        "model": np.array(run.model),
+        "steps": np.array(run.steps),
+        "ensemble": np.array(run.ensemble),
+        "evaluations": np.array(run.evaluations),
+        "expected_error": None if run.expected_error is None else np.array(run.expected_error),
+        "seed": np.array(run.seed, dtype=np.uint64),
+        "reduction": np.array(run.reduction),
+    }
+    content = formats.npz({name: array for name, array in arrays.items() if array is not None})
     return Rendered(content, NPZ, "npz")
 
 

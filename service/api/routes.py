@@ -12,15 +12,18 @@ from service.api import docs
 from service.api.catalog import Catalog, model_key
 from service.api.delivery import Delivery
 from service.api.hangup import unless_hung_up
+from service.api.knobs import Knobs, parse_knobs
 from service.api.limits import Admission
 from service.api.predict import Predictor, Served
 from service.api.problems import render_error
-from service.api.schemas import Health, Knobs, ModelData, ModelList, parse_knobs
-from service.api.uploads import Body, FormLimits, read_form
+from service.api.schemas import Health, ModelData, ModelList
+from service.api.terms import read_call
+from service.api.uploads import DRAIN_S, LATE_DRAIN_S, Body, FormLimits, read_form
 from service.core.tasks import TASKS, Task
-from service.errors import InvalidField, NotReady, PerceptError
+from service.errors import InvalidField, NotReady, PerceptError, TooLate
 from service.metrics import Metrics
 
+_MAX_LENGTH_DIGITS = 20
 _INLINE = ("image/png", "application/json")  # what a browser shows rather than saves
 
 
@@ -57,7 +60,7 @@ def prediction_routes(
             description=docs.description(task),
             response_class=Response,
             responses=docs.responses(task),
-            openapi_extra={"requestBody": docs.request_body(task)},
+            openapi_extra={"requestBody": docs.request_body(task), "parameters": docs.headers()},
         )
     return router
 
@@ -104,15 +107,19 @@ def _prediction_endpoint(
     form_limits = limits.form(task)
 
     async def endpoint(request: Request) -> Response:
+        arrived = predictor.clock()
         body = Body(request)
         try:
             with ExitStack() as held:
                 _refuse_query(request)
-                place = held.enter_context(admission.enter(_announced_bytes(request, form_limits)))
-                form = await read_form(request, body, form_limits)
-                knobs = parse_knobs(form.texts, task)
-                work = predictor.predict(task, knobs, form.files)
-                served = await unless_hung_up(work, request.receive)
+                call = read_call(request, arrived)
+                async with call.until_deadline(predictor.clock):
+                    announced = _announced_bytes(request, form_limits)
+                    place = held.enter_context(admission.enter(announced))
+                    form = await read_form(request, body, form_limits)
+                    knobs = parse_knobs(form.texts, task)
+                    work = predictor.predict(task, knobs, form.files, call)
+                    served = await unless_hung_up(work, request.receive)
                 admission.resize(place, len(served.rendered.content))
                 # The place is held until the answer is sent: nobody may pile up what nobody reads.
                 return Delivery(
@@ -124,7 +131,7 @@ def _prediction_endpoint(
                 )
         except PerceptError as error:
             # The place is free again: discarding what still arrives holds up nobody.
-            await body.drain()
+            await body.drain(LATE_DRAIN_S if isinstance(error, TooLate) else DRAIN_S)
             return render_error(error, close=not body.complete)
 
     return endpoint
@@ -141,7 +148,8 @@ def _refuse_query(request: Request) -> None:
 def _announced_bytes(request: Request, limits: FormLimits) -> int:
     """Return the bytes an upload may turn out to have."""
     announced = request.headers.get("content-length", "")
-    known = int(announced) if announced.isdecimal() else limits.max_body_bytes
+    is_number = announced.isdecimal() and len(announced) <= _MAX_LENGTH_DIGITS
+    known = int(announced) if is_number else limits.max_body_bytes
     return min(known, limits.max_body_bytes)
 
 
@@ -149,7 +157,7 @@ def _headers(served: Served) -> Mapping[str, str]:
     rendered, run = served.rendered, served.run
     timing = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in served.timings.items())
     placing = "inline" if rendered.media_type in _INLINE else "attachment"
-    spread = served.uncertainty
+    spread, expected = served.uncertainty, run.expected_error
     return {
         "X-Percept-Steps": str(run.steps),
         "X-Percept-Ensemble": str(run.ensemble),
@@ -160,5 +168,6 @@ def _headers(served: Served) -> Mapping[str, str]:
         "Content-Disposition": f'{placing}; filename="{run.task}.{rendered.extension}"',
         "Cache-Control": "no-store",
         **rendered.headers,
+        **({} if expected is None else {"X-Percept-Expected-Error": f"{expected:.6g}"}),
         **({} if spread is None else {"X-Percept-Uncertainty": f"{spread:.6g}"}),
     }

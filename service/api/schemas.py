@@ -1,95 +1,15 @@
-"""The wire: a form's text fields coming in, JSON answers and model listings going out."""
+"""The wire, going out: JSON answers and model listings."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from service.core.artifact import MAX_MEMBERS, MAX_STEPS, Artifact, ServedTask
+from service.api.budgets import rounded
+from service.core.artifact import Artifact, ServedTask
 from service.core.ensemble import Reduction
-from service.core.tasks import TASKS, Task, TaskName
-from service.errors import InvalidField
-
-MAX_SEED = 2**64 - 1
-
-
-class Knobs(BaseModel):
-    """What a caller may choose about a prediction; None is the model's or the task's choice."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: Annotated[
-        int | None, Field(ge=1, le=MAX_STEPS, description="Denoising steps; default: the model's")
-    ] = None
-    ensemble: Annotated[
-        int | None, Field(ge=1, le=MAX_MEMBERS, description="Members; default: the model's")
-    ] = None
-    seed: Annotated[
-        int | None,
-        Field(
-            ge=0,
-            le=MAX_SEED,
-            description="Up to 64 bits. Same seed, model and knobs: same answer. "
-            "Default: random, and returned",
-        ),
-    ] = None
-    reduction: Annotated[
-        Reduction | None, Field(description="How members become one; default: the model's")
-    ] = None
-    uncertainty: Annotated[
-        bool,
-        Field(
-            description="Add the members' spread: a map in npz and json, its mean in "
-            "X-Percept-Uncertainty with every output"
-        ),
-    ] = False
-    all_members: Annotated[
-        bool, Field(description="Add every member's own prediction; npz only")
-    ] = False
-    output: Annotated[str | None, Field(description="Form of the answer")] = None
-    model: Annotated[
-        str | None, Field(description="Served model, `name` or `name:version`; see /models")
-    ] = None
-
-
-def parse_knobs(texts: Mapping[str, str], task: Task) -> Knobs:
-    """Validate a form's text fields for a task; raises InvalidField for the first that is wrong."""
-    try:
-        knobs = Knobs.model_validate(texts)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = str(first["loc"][0])
-        raise InvalidField(
-            f"{field}: {first['msg']}", field=field, limit=allowed(field, task)
-        ) from error
-    for field, value in (("output", knobs.output), ("reduction", knobs.reduction)):
-        if value is not None and value not in choices(task)[field]:
-            raise InvalidField(
-                f"{task.name} has no {field} {value!r}", field=field, limit=allowed(field, task)
-            )
-    if knobs.all_members and (knobs.output or task.default_output) != "npz":
-        raise InvalidField(
-            "Only npz can hold every member", field="all_members", limit="output=npz"
-        )
-    return knobs
-
-
-def choices(task: Task) -> Mapping[str, Sequence[str]]:
-    """Return the values of the fields that a task's row enumerates."""
-    return {"output": tuple(task.outputs), "reduction": task.reductions}
-
-
-def allowed(field: str, task: Task) -> str:
-    """Describe what a text field may hold."""
-    limits = {
-        "steps": f"1..{MAX_STEPS}",
-        "ensemble": f"1..{MAX_MEMBERS}",
-        "seed": f"0..{MAX_SEED}",
-        "uncertainty": "true or false",
-        "all_members": "true or false",
-        **{name: ", ".join(values) for name, values in choices(task).items()},
-    }
-    return limits.get(field, ", ".join(Knobs.model_fields))
+from service.core.tasks import TASKS, TaskName
+from service.engine.planner import QUALITIES, Choice, Quality, fit_errors, frontier, plan_quality
 
 
 class ImageData(BaseModel):
@@ -109,13 +29,21 @@ class UncertaintyData(BaseModel):
 
 
 class RunData(BaseModel):
-    """How an answer was made: enough to get it again."""
+    """How an answer was made: enough to get it again.
+
+    Steps, ensemble and evaluations are those that were used, whoever chose them.
+    """
 
     task: TaskName
     model: str
     steps: int
     ensemble: int
     evaluations: int
+    expected_error: float | None = Field(
+        description="Measured error of such a choice, in error_metric; null where it was not "
+        "measured"
+    )
+    error_metric: str | None
     seed: int
     reduction: Reduction
     width: int
@@ -161,8 +89,31 @@ class CalibrationData(BaseModel):
     error: float
 
 
+class ChoiceData(BaseModel):
+    """A choice of steps and ensemble that no cheaper one matches, and what it costs."""
+
+    evaluations: int
+    steps: int
+    ensemble: int
+    expected_error: float
+
+    @classmethod
+    def of(cls, choice: Choice) -> "ChoiceData":
+        """Describe a planner's choice."""
+        return cls(
+            evaluations=choice.evaluations,
+            steps=choice.steps,
+            ensemble=choice.members,
+            expected_error=rounded(choice.expected_error),
+        )
+
+
 class ServedTaskData(BaseModel):
-    """What a model does for one task, with its defaults and what they were chosen from."""
+    """What a model does for one task, with its defaults and what they were chosen from.
+
+    `curve` is what more evaluations of the default output buy, by a law fitted to `calibration`;
+    `qualities` are the points of it that `quality` chooses. Both are empty without a calibration.
+    """
 
     task: TaskName
     outputs: Sequence[str]
@@ -171,6 +122,8 @@ class ServedTaskData(BaseModel):
     reduction: Reduction
     error_metric: str
     calibration: Sequence[CalibrationData]
+    curve: Sequence[ChoiceData]
+    qualities: Mapping[Quality, ChoiceData]
 
     @classmethod
     def of(cls, served: ServedTask) -> "ServedTaskData":
@@ -186,7 +139,27 @@ class ServedTaskData(BaseModel):
                 CalibrationData(steps=p.steps, ensemble=p.members, error=p.error)
                 for p in served.calibration
             ],
+            curve=_curve(served),
+            qualities=_qualities(served),
         )
+
+
+def _num_components(served: ServedTask) -> int:
+    return len(served.components_for(TASKS[served.task].default_output))
+
+
+def _curve(served: ServedTask) -> Sequence[ChoiceData]:
+    if not served.calibration:
+        return []
+    choices = frontier(fit_errors(served.calibration), _num_components(served))
+    return [ChoiceData.of(choice) for choice in choices]
+
+
+def _qualities(served: ServedTask) -> Mapping[Quality, ChoiceData]:
+    if not served.calibration:
+        return {}
+    model, num_components = fit_errors(served.calibration), _num_components(served)
+    return {name: ChoiceData.of(plan_quality(model, num_components, name)) for name in QUALITIES}
 
 
 class ModelData(BaseModel):

@@ -25,7 +25,8 @@ MAX_TEXT_BYTES = 4096
 _FRAMING_BYTES = 65_536  # part headers, boundaries and text fields of a form
 _FORM = "multipart/form-data"
 DRAIN_BYTES = 64 * 2**20
-_DRAIN_S = 2.0
+DRAIN_S = 2.0
+LATE_DRAIN_S = 0.1  # where the answer is late already
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Body:
         chunk: bytes = message.get("body", b"")
         return chunk
 
-    async def drain(self, max_bytes: int = DRAIN_BYTES) -> None:
+    async def drain(self, timeout_s: float = DRAIN_S, max_bytes: int = DRAIN_BYTES) -> None:
         """Discard the rest, within reason, so that a client still sending gets to read its answer.
 
         A client that asked for leave to send its body sends none.
@@ -78,7 +79,7 @@ class Body:
         if self._expects_go and not self._started:
             return
         try:
-            async with asyncio.timeout(_DRAIN_S):
+            async with asyncio.timeout(timeout_s):
                 while not self.complete and max_bytes > 0:
                     max_bytes -= len(await self.next_chunk())
         except (TimeoutError, ClientGone):

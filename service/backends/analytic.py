@@ -4,7 +4,8 @@ It is the fake that ships. Its answers are known on paper, so samplers, the engi
 above can be tested against mathematics; and a service can run on it with no weights at all.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float64
@@ -13,6 +14,20 @@ from service.backends.base import BackendError
 from service.core.artifact import Artifact
 
 Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class AnalyticWorker:
+    """One of several that compute the same."""
+
+    backend: "AnalyticBackend"
+    name: str
+    device: str = "analytic"
+    max_calls: int = 1
+
+    async def run(self, model: str, inputs: Arrays) -> np.ndarray:
+        """Answer for an encoder, denoiser or decoder of the artifacts; see Worker.run."""
+        return self.backend.answer(model, inputs)
 
 
 class AnalyticBackend:
@@ -28,7 +43,7 @@ class AnalyticBackend:
         self, artifacts: Iterable[Artifact], *, sigma: float = 0.1, num_workers: int = 1
     ) -> None:
         self._sigma = sigma
-        self._num_workers = num_workers
+        self._workers = tuple(AnalyticWorker(self, f"analytic:{i}") for i in range(num_workers))
         self._denoisers: dict[str, Artifact] = {}
         self._decoders: dict[str, Artifact] = {}
         self._encoders: dict[str, Artifact] = {}
@@ -40,12 +55,12 @@ class AnalyticBackend:
             self._alpha_bar[artifact.denoiser] = artifact.schedule.build().alpha_bar
 
     @property
-    def num_workers(self) -> int:
-        """Calls that the engine may have in flight; they are computed one after another."""
-        return self._num_workers
+    def workers(self) -> Sequence[AnalyticWorker]:
+        """They compute on the caller's thread, one after another."""
+        return self._workers
 
-    async def run(self, model: str, inputs: Arrays) -> np.ndarray:
-        """Answer for an encoder, denoiser or decoder of the artifacts; see Backend.run."""
+    def answer(self, model: str, inputs: Arrays) -> np.ndarray:
+        """The output of a network of the artifacts. BackendError for an unknown one."""
         if model in self._denoisers:
             prediction = self._predict(model, inputs)
         elif model in self._encoders:

@@ -4,7 +4,7 @@ Knows no runtime. `model_tensors` is the exported model's contract as data: back
 load against it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -20,19 +20,36 @@ class BackendError(Exception):
 
 
 @runtime_checkable
-class Backend(Protocol):
-    """Runs one network of a model repository on a batch."""
+class Worker(Protocol):
+    """One device that runs the networks of a model repository, one batch at a time."""
 
     @property
-    def num_workers(self) -> int:
-        """Calls that may usefully be in flight at once; more wait inside the backend."""
+    def name(self) -> str:
+        """What it is called in logs and metrics, such as `cpu:0`; no two workers share a name."""
+
+    @property
+    def device(self) -> str:
+        """The kind of device: workers of equal speed share it, and what is learnt of its costs."""
+
+    @property
+    def max_calls(self) -> int:
+        """Calls that may be in flight: 1 where nothing is gained by more, 2 across a network."""
 
     async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Call `model` (its folder's name) and return its single output, rows in input order.
 
         Arrays have the names, types and shapes of `model_tensors`. Does not block the event loop.
-        Raises BackendError.
+        Raises BackendError. Equal inputs give equal outputs on every worker, up to rounding.
         """
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """The workers of one kind, and what they share."""
+
+    @property
+    def workers(self) -> Sequence[Worker]:
+        """One per device."""
 
     async def close(self) -> None:
         """Let go of models and threads, after the calls in flight."""

@@ -1,4 +1,4 @@
-"""In-process onnxruntime on the CPU: one session per network, called from a pool of threads.
+"""In-process onnxruntime: a session per network and device, a thread per worker.
 
 The only home of onnxruntime in the service.
 """
@@ -7,6 +7,7 @@ import asyncio
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from service.backends.repository import ServedModel
 
 _TENSOR_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 _LOG_ERRORS_ONLY = 3
+_NVIDIA_CARDS = Path("/proc/driver/nvidia/gpus")
 
 
 def available_cores() -> int:
@@ -26,55 +28,104 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
+def available_devices() -> tuple[str, ...]:
+    """`cuda:0`, `cuda:1`, ... where the installed runtime can use such, else `cpu`."""
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return ("cpu",)
+    cards = len(list(_NVIDIA_CARDS.iterdir())) if _NVIDIA_CARDS.is_dir() else 1
+    return tuple(f"cuda:{index}" for index in range(cards))
+
+
+@dataclass(frozen=True)
+class Network:
+    """A loaded network, with the name of its single output."""
+
+    session: ort.InferenceSession
+    output: str
+
+
+class OnnxWorker:
+    """A thread that calls the sessions of one device; an in-process call gains from no second."""
+
+    max_calls = 1
+
+    def __init__(self, name: str, device: str, networks: Mapping[str, Network]) -> None:
+        self.name = name
+        self.device = device
+        self._networks = networks
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Call a network in the worker's thread; see Worker.run."""
+        network = self._networks.get(model)
+        if network is None:
+            raise BackendError(f"no model {model!r} is loaded")
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._thread, _call, model, network, dict(inputs))
+
+    def close(self) -> None:
+        """Wait for the call in flight, then free the thread."""
+        self._thread.shutdown()
+
+
 class OnnxBackend:
     """Loads every network of the given models and checks its tensors against the artifact.
 
-    `instances` calls run at once, each on `threads` cores (None: the available cores divided among
-    the instances). Instances share a session, so they cost threads and scratch memory but no second
-    copy of the weights. Raises BackendError for a file that does not load or does not match its
-    artifact.
+    `devices` are `cpu` and `cuda:N`. On the CPU `instances` workers run at once, each on `threads`
+    cores (None: the available cores divided among the instances); they share their sessions, so
+    they cost threads and scratch memory but no second copy of the weights. Raises BackendError for
+    a file that does not load or does not match its artifact, and for a device that is not there.
     """
 
     def __init__(
-        self, models: Iterable[ServedModel], *, instances: int = 1, threads: int | None = None
+        self,
+        models: Iterable[ServedModel],
+        *,
+        devices: Sequence[str] = ("cpu",),
+        instances: int = 1,
+        threads: int | None = None,
     ) -> None:
         if instances < 1 or (threads is not None and threads < 1):
             raise ValueError("instances and threads must be at least 1")
         options = _session_options(threads or max(1, available_cores() // instances))
-        self._sessions: dict[str, ort.InferenceSession] = {}
-        self._outputs: dict[str, str] = {}
-        for model in models:
-            for network, signature in model_tensors(model.artifact).items():
-                session = _load(model.onnx_file(network), options)
-                _check_signature(network, session, signature)
-                self._sessions[network] = session
-                self._outputs[network] = signature.output.name
-        self._num_workers = instances
-        self._threads = ThreadPoolExecutor(instances, thread_name_prefix="onnx")
+        served = list(models)
+        workers: list[OnnxWorker] = []
+        for device in devices:
+            networks = _load_networks(served, device, options)
+            names = [f"cpu:{i}" for i in range(instances)] if device == "cpu" else [device]
+            workers.extend(OnnxWorker(name, device, networks) for name in names)
+        self._workers = tuple(workers)
 
     @property
-    def num_workers(self) -> int:
-        """Calls that run at once."""
-        return self._num_workers
-
-    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Call a network in a thread; see Backend.run."""
-        if model not in self._sessions:
-            raise BackendError(f"no model {model!r} is loaded")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self._call, model, dict(inputs))
+    def workers(self) -> Sequence[OnnxWorker]:
+        """The CPU's instances and one worker for every other device."""
+        return self._workers
 
     async def close(self) -> None:
         """Wait for the calls in flight, then free threads and weights."""
-        await asyncio.to_thread(self._threads.shutdown)
-        self._sessions.clear()
+        for worker in self._workers:
+            await asyncio.to_thread(worker.close)
+        self._workers = ()
 
-    def _call(self, model: str, inputs: dict[str, np.ndarray]) -> np.ndarray:
-        try:
-            (output,) = self._sessions[model].run([self._outputs[model]], inputs)
-        except Exception as error:  # the runtime's errors share no base class but this one
-            raise BackendError(f"{model} failed: {error}") from error
-        return output
+
+def _call(model: str, network: Network, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    try:
+        (output,) = network.session.run([network.output], inputs)
+    except Exception as error:  # the runtime's errors share no base class but this one
+        raise BackendError(f"{model} failed: {error}") from error
+    return output
+
+
+def _load_networks(
+    models: Iterable[ServedModel], device: str, options: ort.SessionOptions
+) -> dict[str, Network]:
+    networks: dict[str, Network] = {}
+    for model in models:
+        for name, signature in model_tensors(model.artifact).items():
+            session = _load(model.onnx_file(name), device, options)
+            _check_signature(name, session, signature)
+            networks[name] = Network(session, signature.output.name)
+    return networks
 
 
 def _session_options(threads: int) -> ort.SessionOptions:
@@ -87,11 +138,27 @@ def _session_options(threads: int) -> ort.SessionOptions:
     return options
 
 
-def _load(path: Path, options: ort.SessionOptions) -> ort.InferenceSession:
+def _load(path: Path, device: str, options: ort.SessionOptions) -> ort.InferenceSession:
+    provider, settings = _provider(device)
+    if provider not in ort.get_available_providers():
+        raise BackendError(f"the installed onnxruntime cannot use {device}: it has no {provider}")
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(path, options, providers=[(provider, settings)])
     except Exception as error:  # the runtime's errors share no base class but this one
         raise BackendError(f"{path} does not load: {error}") from error
+    if session.get_providers()[0] != provider:  # else it would serve from the CPU without a word
+        raise BackendError(f"{device} cannot be used: the runtime could not start {provider}")
+    return session
+
+
+def _provider(device: str) -> tuple[str, dict[str, str]]:
+    """The runtime's name of a device's provider, and which card it is to use."""
+    kind, _, number = device.partition(":")
+    if device == "cpu":
+        return "CPUExecutionProvider", {}
+    if kind == "cuda" and number.isdecimal():
+        return "CUDAExecutionProvider", {"device_id": number}
+    raise BackendError(f"a device is cpu or cuda:0, cuda:1, ..., not {device!r}")
 
 
 def _check_signature(network: str, session: ort.InferenceSession, signature: Signature) -> None:

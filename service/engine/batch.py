@@ -9,26 +9,21 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from service.core.ddim import ddim_step
+from service.engine.groups import Group, Stage
 from service.engine.request import PredictionRequest, Trajectory
-from service.engine.scheduler import Group, Stage
 
 Rows = Sequence[Trajectory]
 
 
-def encoder_group(request: PredictionRequest) -> Group:
-    """Return what a request's encoder call may be shared with."""
-    encoder = request.encoder
-    return Group("encode", request.model, encoder.model, (3, encoder.height, encoder.width))
-
-
-def denoiser_group(request: PredictionRequest) -> Group:
-    """Return what a denoising step of a request may be shared with."""
-    return Group("denoise", request.model, request.artifact.denoiser, request.latent_shape)
-
-
-def decoder_group(request: PredictionRequest) -> Group:
-    """Return what a request's decoder calls may be shared with."""
-    return Group("decode", request.model, request.artifact.decoder, request.latent_shape)
+def groups(request: PredictionRequest) -> dict[Stage, Group]:
+    """Return what each stage's calls of a request may be shared with."""
+    encoder, artifact, model = request.encoder, request.artifact, request.model
+    picture = (3, encoder.height, encoder.width)
+    return {
+        "encode": Group("encode", model, encoder.model, picture),
+        "denoise": Group("denoise", model, artifact.denoiser, request.latent_shape),
+        "decode": Group("decode", model, artifact.decoder, request.latent_shape),
+    }
 
 
 def encoder_inputs(rows: Rows) -> dict[str, np.ndarray]:
@@ -87,8 +82,10 @@ def fits_output(stage: Stage, rows: Rows, output: np.ndarray) -> bool:
     }[stage]
     if output.dtype != np.float32 or output.ndim != 4 or output.shape[:2] != (len(rows), channels):
         return False
-    latent = (artifact.latent.height, artifact.latent.width)
-    return stage == "decode" or output.shape[2:] == latent
+    if stage != "decode":
+        return output.shape[2:] == (artifact.latent.height, artifact.latent.width)
+    mates = (mate for row in rows for mate in row.run.trajectories)
+    return all(mate.image is None or mate.image.shape == output.shape[1:] for mate in mates)
 
 
 def take_step(rows: Rows, x_t: np.ndarray, prediction: np.ndarray) -> None:

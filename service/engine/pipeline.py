@@ -1,27 +1,32 @@
 """The life of every admitted request, stage by stage: encode, denoise, decode.
 
 Synchronous, with time as an argument: the engine asks for batches, calls the models, and hands
-their outputs back. Everything that is not an event loop or a failing call is here.
+their outputs back. Everything that is not an event loop or a failing call is here. A plan with a
+tolerance goes round: after decoding, new members may be added, which are denoised in their turn.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.engine import batch as arrays
+from service.engine.adaptive import estimated_change, next_round
 from service.engine.batch import Rows
+from service.engine.errors import EngineError
+from service.engine.groups import Batch, Group, Stage
 from service.engine.request import (
-    EngineError,
     EngineResult,
     PredictionRequest,
     Run,
     Timings,
     Trajectory,
     collect_fields,
+    grow,
     make_run,
 )
-from service.engine.scheduler import Batch, Group, Stage, StepScheduler
+from service.engine.scheduler import StepScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,17 @@ class Outcome:
 
 
 @dataclass(slots=True, eq=False)
-class _Live:
-    """A request under way; `num_open` rows have not finished its stage, times are in seconds."""
+class Live:
+    """A request under way; times are in seconds. Mutable.
+
+    `num_open` rows have not finished the present stage; `left` counts the rows that calls of each
+    stage still have to take, whose group is in `groups`.
+    """
 
     run: Run
     admitted: float
-    evaluations: int
+    groups: Mapping[Stage, Group]
+    left: Counter[Stage] = field(default_factory=Counter)
     num_open: int = 1
     encode_started: float = 0.0
     encoded: float = 0.0
@@ -51,13 +61,13 @@ Absorb = Callable[[Rows, Mapping[str, np.ndarray], np.ndarray, float], list[Outc
 class Pipeline:
     """Requests are known by the number they were admitted under, their owner."""
 
-    def __init__(self, max_batch_rows: int, max_image_rows: int) -> None:
-        """`max_batch_rows` bounds a denoiser call, `max_image_rows` an encoder or decoder call."""
-        self._scheduler: StepScheduler[Trajectory] = StepScheduler(
-            {"encode": max_image_rows, "denoise": max_batch_rows, "decode": max_image_rows}
-        )
-        self._live: dict[int, _Live] = {}
+    def __init__(self, row_cost: Callable[[Group], float]) -> None:
+        """`row_cost` says what a row of a group costs, in any unit."""
+        self._scheduler: StepScheduler[Trajectory] = StepScheduler(row_cost)
+        self._live: dict[int, Live] = {}
         self._num_admitted = 0
+        self.pending: Counter[Group] = Counter()
+        """Rows that calls of each group still have to take for the requests under way."""
         self._absorb: dict[Stage, Absorb] = {
             "encode": self._absorb_conditions,
             "denoise": self._absorb_predictions,
@@ -72,28 +82,39 @@ class Pipeline:
         """Whether a request is under way."""
         return owner in self._live
 
+    def __iter__(self) -> Iterator[Live]:
+        """The requests under way, oldest first."""
+        return iter(self._live.values())
+
     @property
     def num_evaluations(self) -> int:
         """Rows of denoiser calls that the requests under way still need."""
-        return sum(live.evaluations for live in self._live.values())
+        return sum(rows for group, rows in self.pending.items() if group.stage == "denoise")
 
     def admit(self, request: PredictionRequest, now: float) -> int:
         """Begin a request; return its owner number."""
         self._num_admitted += 1
         run = make_run(self._num_admitted, request)
-        self._live[run.owner] = _Live(run, now, request.evaluations)
-        # one row stands for the whole request in the encoder
-        self._scheduler.add(arrays.encoder_group(request), run.trajectories[:1])
+        live = self._live[run.owner] = Live(run, now, arrays.groups(request))
+        self._scheduler.admit(run.owner, request.terms)
+        self._expect(live, "encode", 1)
+        self._expect_members(live, len(run.trajectories))
+        self._enter(live, "encode", run.trajectories[:1])  # one row stands for the whole request
         return run.owner
 
     def remove(self, owner: int) -> None:
         """Drop a request: waiting rows are freed now, rows in a call when their output comes."""
-        self._live.pop(owner, None)
-        self._scheduler.remove(owner)
+        live = self._live.pop(owner, None)
+        if live is not None:
+            for stage, rows in live.left.items():
+                self._count(live.groups[stage], -rows)
+            self._scheduler.remove(owner)
 
-    def next_batch(self, num_free_workers: int, now: float) -> Batch[Trajectory] | None:
+    def next_batch(
+        self, max_rows: Callable[[Group], int], num_free_workers: int, now: float
+    ) -> Batch[Trajectory] | None:
         """Choose the rows of the next call, or None when every row is in one."""
-        batch = self._scheduler.next_batch(num_free_workers)
+        batch = self._scheduler.next_batch(max_rows, num_free_workers)
         if batch is not None and batch.group.stage == "encode":
             for row in batch.rows:
                 self._live[row.owner].encode_started = now
@@ -107,19 +128,19 @@ class Pipeline:
         output: np.ndarray,
         now: float,
     ) -> list[Outcome]:
-        """Move rows on by the output of their call, and return the requests that thereby ended.
+        """Move rows on by the finite output of their call; return the requests thereby answered.
 
-        A row that is not finite ends its own request. Rows of removed requests are dropped.
+        Rows of removed requests are dropped.
         """
-        ended = []
-        finite = arrays.finite_rows(output)
-        if finite is not None:
-            for owner in {row.owner for row, fine in zip(rows, finite, strict=True) if not fine}:
-                if owner in self._live:
-                    self.remove(owner)
-                    error = EngineError(f"{group.model} gave a result that is not finite")
-                    ended.append(Outcome(owner, error))
-        return ended + self._absorb[group.stage](rows, inputs, output, now)
+        num_wanted = 0
+        for row in rows:
+            row.failed_on = ()
+            live = self._live.get(row.owner)
+            if live is not None:
+                live.left[group.stage] -= 1
+                num_wanted += 1
+        self._count(group, -num_wanted)
+        return self._absorb[group.stage](rows, inputs, output, now)
 
     def _absorb_conditions(
         self, rows: Rows, _inputs: Mapping[str, np.ndarray], conditions: np.ndarray, now: float
@@ -129,7 +150,7 @@ class Pipeline:
             if live is not None:
                 live.run.condition = condition
                 live.encoded = now
-                self._enter(live, arrays.denoiser_group(live.run.request))
+                self._enter(live, "denoise", live.run.trajectories)
         return []
 
     def _absorb_predictions(
@@ -141,14 +162,14 @@ class Pipeline:
             live = self._live.get(row.owner)
             if live is None:
                 continue
-            live.evaluations -= 1
             if row.step < len(row.run.sampling.timesteps):
                 unfinished.append(row)
                 continue
             live.num_open -= 1
             if not live.num_open:
                 live.denoised = now
-                self._enter(live, arrays.decoder_group(live.run.request))
+                fresh = tuple(row for row in live.run.trajectories if row.image is None)
+                self._enter(live, "decode", fresh)
         self._scheduler.put_back(unfinished)
         return []
 
@@ -162,21 +183,50 @@ class Pipeline:
             if live is None:
                 continue
             live.num_open -= 1
-            if not live.num_open:
+            if not live.num_open and not self._grow(live, now):
                 self.remove(row.owner)
                 ended.append(Outcome(row.owner, _result(live, now)))
         return ended
 
-    def _enter(self, live: _Live, group: Group) -> None:
-        live.num_open = len(live.run.trajectories)
-        self._scheduler.add(group, live.run.trajectories)
+    def _grow(self, live: Live, now: float) -> bool:
+        """Add a round of members to a request whose answer would still change; False if none."""
+        request = live.run.request
+        plan, until = request.plan, request.terms.grow_until
+        members = live.run.num_members
+        if plan.tolerance is None or members >= plan.members or (until is not None and now > until):
+            return False
+        wanted = next_round(members, plan.members)
+        if estimated_change(collect_fields(live.run), wanted) < plan.tolerance:
+            return False
+        fresh = grow(live.run, wanted)
+        self._expect_members(live, len(fresh))
+        self._enter(live, "denoise", fresh)
+        return True
+
+    def _enter(self, live: Live, stage: Stage, rows: Rows) -> None:
+        live.num_open = len(rows)
+        self._scheduler.add(live.groups[stage], rows)
+
+    def _expect_members(self, live: Live, num_rows: int) -> None:
+        self._expect(live, "denoise", num_rows * live.run.request.plan.steps)
+        self._expect(live, "decode", num_rows)
+
+    def _expect(self, live: Live, stage: Stage, num_rows: int) -> None:
+        live.left[stage] += num_rows
+        self._count(live.groups[stage], num_rows)
+
+    def _count(self, group: Group, num_rows: int) -> None:
+        self.pending[group] += num_rows
+        if not self.pending[group]:
+            del self.pending[group]  # models come and go; what is done leaves no trace
 
 
-def _result(live: _Live, now: float) -> EngineResult:
+def _result(live: Live, now: float) -> EngineResult:
     timings = Timings(
         queue_ms=1e3 * (live.encode_started - live.admitted),
         encode_ms=1e3 * (live.encoded - live.encode_started),
         denoise_ms=1e3 * (live.denoised - live.encoded),
         decode_ms=1e3 * (now - live.denoised),
     )
-    return EngineResult(collect_fields(live.run), live.run.request.evaluations, timings)
+    run = live.run
+    return EngineResult(collect_fields(run), run.num_members, run.evaluations, timings)

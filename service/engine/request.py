@@ -6,7 +6,8 @@ Knows no clock, no event loop and no backend: everything that changes during a r
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
+from operator import attrgetter
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -17,24 +18,30 @@ from service.core.artifact import (
     Artifact,
     Component,
     EncoderSpec,
-    ScheduleSpec,
     ServedTask,
 )
-from service.core.ddim import ddim_coefficients
+from service.engine.adaptive import next_round
+from service.engine.sampling import Sampling, draw_noise, make_sampling
 
 MAX_SEED = 2**64 - 1
+
+Priority = Literal["high", "normal", "low"]
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 
 @dataclass(frozen=True)
 class Plan:
     """How much compute one answer may use: `steps` 1..200, `members` 1..20, `seed` a u64.
 
+    With a `tolerance` (encoded units, of a range of 2) members are added in rounds until the next
+    ones would move the mean by less, `members` at most; without one all of them are computed.
     Raises ValueError when a number is out of range.
     """
 
     steps: int
     members: int
     seed: int
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, lowest, highest in (
@@ -44,6 +51,22 @@ class Plan:
         ):
             if not lowest <= value <= highest:
                 raise ValueError(f"{name} must be in {lowest}..{highest}, not {value}")
+        if self.tolerance is not None and not self.tolerance > 0:
+            raise ValueError(f"tolerance must be above 0, not {self.tolerance}")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How a request stands among others; moments are seconds on the engine's clock.
+
+    Callers share the workers evenly, whatever each of them asks for. Past its `deadline` a request
+    is given up. A plan with a tolerance adds no members after `grow_until`.
+    """
+
+    caller: str = ""
+    priority: Priority = "normal"
+    deadline: float | None = None
+    grow_until: float | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +86,7 @@ class PredictionRequest:
     prompt: Float32[np.ndarray, "3 prompt_height prompt_width"] | None
     plan: Plan
     components: tuple[Component, ...]
+    terms: Terms = field(default_factory=Terms)
 
     def __post_init__(self) -> None:
         encoder = self.encoder
@@ -94,12 +118,8 @@ class PredictionRequest:
 
     @property
     def evaluations(self) -> int:
-        """Rows of denoiser calls that the answer costs: steps x members x components."""
+        """Most rows of denoiser calls that the answer costs: steps x members x components."""
         return self.plan.steps * self.plan.members * len(self.components)
-
-
-class EngineError(Exception):
-    """A request could not be answered; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -125,42 +145,9 @@ class EngineResult:
     """
 
     fields: dict[str, Float32[np.ndarray, "members height width"]]
+    members: int
     evaluations: int
     timings: Timings
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """One DDIM run: at step i of `steps`, evaluate at `timesteps[i]`, x_t <- a[i] x_t + b[i] out.
-
-    Python scalars, because batches gather them one row at a time; a and b are exact float32.
-    """
-
-    timesteps: tuple[int, ...]
-    a: tuple[float, ...]
-    b: tuple[float, ...]
-
-
-@lru_cache(maxsize=512)
-def make_sampling(spec: ScheduleSpec, steps: int) -> Sampling:
-    """The `steps` timesteps of a checkpoint's schedule with their DDIM coefficients."""
-    t, t_prev = np.array(spec.step_pairs(steps), dtype=np.int64).T
-    a, b = ddim_coefficients(spec.build(), spec.prediction_type, t, t_prev)
-    return Sampling(tuple(t.tolist()), tuple(a.tolist()), tuple(b.tolist()))
-
-
-def draw_noise(
-    seed: int, member: int, component: int, shape: tuple[int, int, int]
-) -> Float32[np.ndarray, "c h w"]:
-    """Standard normal x_T of one trajectory.
-
-    Philox is counter-based, so every (seed, member, component) key has its own stream: the first
-    members of a larger ensemble are those of a smaller one, and a component asked for alone is the
-    one asked for with others.
-    """
-    key = np.array([seed, member << 32 | component], dtype=np.uint64)
-    generator = np.random.Generator(np.random.Philox(key=key))
-    return generator.standard_normal(shape, dtype=np.float32)
 
 
 @dataclass(slots=True, eq=False)
@@ -169,6 +156,7 @@ class Trajectory:
 
     `x_t` is float32 (C, h, w) at `step` (0-based: the step it takes next), `component` the place
     of its component in the request, `image` the decoder's (3, H, W) once there is one.
+    `failed_on` names the workers on which its next call failed.
     """
 
     owner: int
@@ -179,6 +167,7 @@ class Trajectory:
     x_t: np.ndarray
     step: int = 0
     image: np.ndarray | None = None
+    failed_on: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, eq=False)
@@ -186,7 +175,7 @@ class Run:
     """A request while it runs: what its trajectories share. Mutable.
 
     `owner` is the number it was admitted under; `condition` is the encoder's (K, h, w), empty
-    until there is one.
+    until there is one; `trajectories` grow by members while a plan with a tolerance wants more.
     """
 
     owner: int
@@ -195,19 +184,37 @@ class Run:
     condition: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.float32))
     trajectories: tuple[Trajectory, ...] = field(default=())
 
+    @property
+    def num_members(self) -> int:
+        """Members that the run has so far."""
+        return len(self.trajectories) // len(self.request.components)
+
+    @property
+    def evaluations(self) -> int:
+        """Rows of denoiser calls that its members take from noise to their end."""
+        return len(self.trajectories) * self.request.plan.steps
+
 
 def make_run(owner: int, request: PredictionRequest) -> Run:
     """A run at its beginning: a trajectory of pure noise per component and member."""
     run = Run(owner, request, make_sampling(request.artifact.schedule, request.plan.steps))
-    run.trajectories = tuple(_trajectories(run))
+    plan = request.plan
+    grow(run, plan.members if plan.tolerance is None else next_round(1, plan.members))
     return run
 
 
-def _trajectories(run: Run) -> Iterator[Trajectory]:
+def grow(run: Run, members: int) -> tuple[Trajectory, ...]:
+    """Add members to a run until it has so many; return the new trajectories."""
+    new = tuple(_trajectories(run, range(run.num_members, members)))
+    run.trajectories += new
+    return new
+
+
+def _trajectories(run: Run, members: range) -> Iterator[Trajectory]:
     request = run.request
     for place, index in enumerate(request.component_indices):
         label = request.components[place].label
-        for member in range(request.plan.members):
+        for member in members:
             # keyed by the place in the task, not in the request: an answer does not depend on
             # which other components were asked for
             x_t = draw_noise(request.plan.seed, member, index, request.latent_shape)
@@ -217,7 +224,7 @@ def _trajectories(run: Run) -> Iterator[Trajectory]:
 def collect_fields(run: Run) -> dict[str, Float32[np.ndarray, "members height width"]]:
     """Every field of a run whose trajectories all have their image: (N, H, W), members in order."""
     fields: dict[str, list[np.ndarray]] = {}
-    for row in run.trajectories:
+    for row in sorted(run.trajectories, key=attrgetter("component", "member")):
         if row.image is None:
             raise ValueError("a trajectory has no image yet")
         for name, channels in run.request.components[row.component].channels.items():

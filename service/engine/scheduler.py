@@ -2,91 +2,73 @@
 
 Rows are grouped by what must be equal to share a call (stage, model, shape) and by nothing else:
 requests, tasks, step counts and timesteps mix freely. Knows no clock, no event loop and no arrays.
+
+The order is start-time fair queueing (Goyal, Vin and Cheng, 1996) on three levels. Classes share
+the workers by weight, callers of a class evenly, a caller's requests evenly. Everyone's tag grows
+by the cost of what he was given, over his share; the lowest tag is next. Who was away starts at
+the present lowest tag: no credit is saved up, and a newcomer is never behind those already served.
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Generic, Literal, Protocol, TypeVar, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from heapq import heappop, heapreplace
+from typing import Generic
 
-Stage = Literal["encode", "denoise", "decode"]
-STAGES: tuple[Stage, ...] = ("encode", "denoise", "decode")
+from service.engine.fairness import Class, Flow, Lane, Ring
+from service.engine.groups import Batch, Group, R
+from service.engine.request import Priority, Terms
 
-
-@runtime_checkable
-class Row(Protocol):
-    """Anything that can be scheduled: `owner` is the number of its request."""
-
-    owner: int
-
-
-R = TypeVar("R", bound=Row)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Rows of equal groups may share a call.
-
-    `served` is the served model ("name:version"), `model` the repository's name of the network to
-    call, `shape` that of one row's input.
-    """
-
-    stage: Stage
-    served: str
-    model: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Batch(Generic[R]):
-    """Rows for one call, in the order they were chosen. Never empty."""
-
-    group: Group
-    rows: tuple[R, ...]
-
-
-@dataclass(slots=True, eq=False)
-class _Lane(Generic[R]):
-    """One request's rows; `ready` holds those that no call has in hand."""
-
-    owner: int
-    group: Group
-    ready: deque[R]
-
-
-@dataclass(slots=True, eq=False)
-class _Ring(Generic[R]):
-    """The lanes of a group that have ready rows, in the order of their turns."""
-
-    lanes: deque[_Lane[R]] = field(default_factory=deque)
-    num_rows: int = 0
+SHARES: dict[Priority, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
+"""Of the workers, for each class that has work; among callers of one class it is divided."""
+DEADLINE_SHARE = 4.0
+"""Requests with a deadline are a class beside that of their priority, with so many times its share;
+among them the earliest deadline is first."""
 
 
 class StepScheduler(Generic[R]):
-    """Round robin twice: groups take turns by batch, and inside a group requests by row.
+    """Requests enter by `admit`, wait for a stage by `add`, and leave by `remove`.
 
-    From the moment a request has a ready row until one is chosen, every other request of its group
-    gets at most one row; a group with ready rows waits for at most one batch of every other group.
-    So a 200-step, 20-member request never starves a 1-step one. The order is a function of the
-    calls alone.
+    While two requests of a caller both have ready rows of a group, neither gets more than two rows'
+    cost ahead of the other; so do callers of a class, by all their requests together, and classes
+    by share. So a 200-step, 20-member request never starves a 1-step one. The order is a function
+    of the calls.
     """
 
-    def __init__(self, max_rows: Mapping[Stage, int]) -> None:
-        """`max_rows` is the largest batch of each stage, at least 1."""
-        if min(max_rows.values()) < 1:
-            raise ValueError("max_rows must be at least 1 for every stage")
-        self._max_rows = dict(max_rows)
-        self._lanes: dict[int, _Lane[R]] = {}
-        self._rings: dict[Group, _Ring[R]] = {}
-        self._turns: deque[Group] = deque()
+    def __init__(self, row_cost: Callable[[Group], float] = lambda _: 1.0) -> None:
+        """`row_cost` says what a row of a group costs, above 0, in any unit."""
+        self._row_cost = row_cost
+        self._classes: dict[tuple[Priority, bool], Class] = {}
+        self._flows: dict[tuple[Priority, str | None], Flow] = {}
+        self._lanes: dict[int, tuple[tuple[Priority, str | None], Lane[R]]] = {}
+        self._rings: dict[Group, Ring[R]] = {}
+        self._start = 0.0  # tag of the flow that was served last
+        self._num_turns = 0
 
     @property
     def num_ready(self) -> int:
         """Rows that wait for a call."""
         return sum(ring.num_rows for ring in self._rings.values())
 
+    def ready_in(self, group: Group) -> int:
+        """Rows of a group that wait for a call."""
+        ring = self._rings.get(group)
+        return 0 if ring is None else ring.num_rows
+
+    def admit(self, owner: int, terms: Terms) -> None:
+        """Let a request in, under its number and on its terms."""
+        timed = terms.deadline is not None
+        key = (terms.priority, None if timed else terms.caller)
+        flow = self._flows.get(key)
+        if flow is None:
+            share = SHARES[terms.priority] * (DEADLINE_SHARE if timed else 1.0)
+            peers = self._classes.setdefault((terms.priority, timed), Class(share))
+            flow = self._flows[key] = Flow(peers, tag=self._start)
+            peers.num_flows += 1
+        flow.num_lanes += 1
+        self._lanes[owner] = (key, Lane(owner, flow, terms.deadline, flow.start, deque()))
+
     def add(self, group: Group, rows: Sequence[R]) -> None:
-        """Queue the rows of one request for a stage; it leaves the stage it was in before.
+        """Queue the rows of one admitted request for a stage; it leaves the stage before.
 
         ValueError if rows belong to several requests, or rows of the former stage still wait.
         """
@@ -94,62 +76,98 @@ class StepScheduler(Generic[R]):
         if len(owners) != 1:
             raise ValueError("rows must belong to one request")
         (owner,) = owners
-        former = self._lanes.get(owner)
-        if former is not None and former.ready:
-            raise ValueError(f"request {owner} still has rows waiting to {former.group.stage}")
-        self._lanes[owner] = _Lane(owner, group, deque())
+        lane = self._lanes[owner][1]
+        if lane.ready:
+            raise ValueError(f"request {owner} still has rows waiting")
+        lane.group = group
         self.put_back(rows)
 
     def put_back(self, rows: Iterable[R]) -> None:
         """Make rows ready for their next call; rows of removed requests are dropped."""
         for row in rows:
-            lane = self._lanes.get(row.owner)
-            if lane is None:
+            known = self._lanes.get(row.owner)
+            if known is None:
                 continue
+            lane = known[1]
+            if lane.group is None:
+                raise ValueError(f"request {row.owner} waits for no stage")
             ring = self._rings.get(lane.group)
             if ring is None:
-                ring = self._rings[lane.group] = _Ring()
-                self._turns.append(lane.group)
+                ring = self._rings[lane.group] = Ring()
             if not lane.ready:
-                ring.lanes.append(lane)
+                self._catch_up(lane)
+                self._num_turns += 1
+                ring.add(lane, self._num_turns)
             lane.ready.append(row)
             ring.num_rows += 1
 
-    def next_batch(self, num_free_workers: int = 1) -> Batch[R] | None:
+    def _catch_up(self, lane: Lane[R]) -> None:
+        """Let a lane, and a flow, that had nothing to wait for start with those that are served."""
+        flow = lane.flow
+        lane.tag = max(lane.tag, flow.start)
+        if not flow.num_ready:
+            flow.tag = max(flow.tag, self._start)
+        flow.num_ready += 1
+
+    def next_batch(
+        self, max_rows: Callable[[Group], int], num_free_workers: int = 1
+    ) -> Batch[R] | None:
         """The rows of the next call, or None when none is ready.
 
-        Rows spread evenly over the free workers while these suffice, and fill whole batches when
-        they do not.
+        Whoever is next leads, and the call is filled in order with rows that may share it, up to
+        `max_rows` of the group. Rows spread evenly over the free workers while these suffice.
         """
-        if not self._turns:
+        if not self._rings:
             return None
-        group = self._turns.popleft()
-        ring = self._rings[group]
+        group, ring = min(self._rings.items(), key=_first_of_ring)
         share = -(-ring.num_rows // num_free_workers)
+        cost = self._row_cost(group)
         rows: list[R] = []
-        for _ in range(min(self._max_rows[group.stage], share)):
-            lane = ring.lanes.popleft()
-            rows.append(lane.ready.popleft())
-            if lane.ready:
-                ring.lanes.append(lane)
+        for _ in range(max(1, min(max_rows(group), share))):
+            rows.append(self._take(ring, cost))
         ring.num_rows -= len(rows)
-        if ring.num_rows:
-            self._turns.append(group)
-        else:
+        if not ring.num_rows:
             del self._rings[group]
         return Batch(group, tuple(rows))
+
+    def _take(self, ring: Ring[R], cost: float) -> R:
+        turn = ring.first()
+        flow, lane = turn.flow, turn.lanes[0]
+        self._start, flow.start = max(self._start, flow.tag), max(flow.start, lane.tag)
+        flow.tag += cost * flow.owner_class.num_flows / flow.owner_class.share
+        lane.tag += cost
+        row = lane.ready.popleft()
+        if not lane.ready:
+            flow.num_ready -= 1
+            heappop(turn.lanes)
+            if not turn.lanes:
+                ring.drop_first()
+        elif len(turn.lanes) > 1:
+            heapreplace(turn.lanes, lane)
+        return row
 
     def remove(self, owner: int) -> None:
         """Forget a request: its waiting rows are freed now, those in a call when they come back.
 
         Nothing happens for an unknown owner.
         """
-        lane = self._lanes.pop(owner, None)
-        if lane is None or not lane.ready:
+        known = self._lanes.pop(owner, None)
+        if known is None:
             return
-        ring = self._rings[lane.group]
-        ring.lanes.remove(lane)
-        ring.num_rows -= len(lane.ready)
-        if not ring.num_rows:
-            del self._rings[lane.group]
-            self._turns.remove(lane.group)
+        key, lane = known
+        if lane.ready and lane.group is not None:
+            ring = self._rings[lane.group]
+            ring.discard(lane)
+            lane.flow.num_ready -= 1
+            ring.num_rows -= len(lane.ready)
+            if not ring.num_rows:
+                del self._rings[lane.group]
+        lane.flow.num_lanes -= 1
+        if not lane.flow.num_lanes:
+            lane.flow.owner_class.num_flows -= 1
+            del self._flows[key]
+
+
+def _first_of_ring(item: tuple[Group, Ring[R]]) -> tuple[float, tuple[float, int]]:
+    turn = item[1].first()
+    return (turn.tag, turn.lanes[0].rank)

@@ -8,15 +8,13 @@ from service.metrics import Metrics
 
 
 class Queue:
-    """A clock and a number of evaluations to set by hand."""
+    """A time until all work is done, to set by hand."""
 
     def __init__(self) -> None:
-        self.now_s = 0.0
-        self.owed = 0
+        self.drain_s = 0.0
 
     def admission(self, max_requests: int = 2, max_bytes: int = 1000) -> Admission:
-        limits = AdmissionLimits(max_requests, max_bytes)
-        return Admission(limits, Metrics(), lambda: self.owed, lambda: self.now_s)
+        return Admission(AdmissionLimits(max_requests, max_bytes), Metrics(), lambda: self.drain_s)
 
 
 def test_places_are_counted_and_given_back():
@@ -62,28 +60,22 @@ def test_an_answer_takes_its_uploads_place():
         pass
 
 
-def test_retry_after_is_the_queue_times_its_pace():
+@pytest.mark.parametrize(
+    ("drain_s", "retry_after_s"),
+    [
+        (0.0, 1),
+        (0.2, 1),
+        (1.0, 1),
+        (1.01, 2),
+        (500.0, 500),
+        (1e300, 86_400),
+        (float("inf"), 86_400),
+    ],
+)
+def test_retry_after_is_when_the_queue_is_worked_off(drain_s, retry_after_s):
     queue = Queue()
-    admission = queue.admission()
-    assert admission.retry_after_s() == 1  # nothing is known yet
-    queue.owed = 60
-    with admission.timed(40):
-        queue.now_s += 5
-    queue.owed = 200
-    assert admission.retry_after_s() == 10  # 100 evaluations took 5 s
-    queue.owed = 10**6
-    assert admission.retry_after_s() == 120
-
-
-def test_a_failed_prediction_teaches_no_pace():
-    queue = Queue()
-    admission = queue.admission()
-
-    def fail_late() -> None:
-        queue.now_s += 100
-        raise KeyError
-
-    with pytest.raises(KeyError), admission.timed(1):
-        fail_late()
-    queue.owed = 100
-    assert admission.retry_after_s() == 1
+    admission = queue.admission(max_requests=1)
+    queue.drain_s = drain_s
+    with admission.enter(10), pytest.raises(TooBusy) as caught, admission.enter(10):
+        pass
+    assert caught.value.retry_after_s == retry_after_s

@@ -4,6 +4,7 @@ import re
 
 import httpx
 
+from service.api.knobs import parse_knobs
 from service.api.schemas import ModelList
 from service.app import create_app
 from service.core.tasks import TASKS
@@ -21,6 +22,8 @@ async def test_models(client):
     assert (depth.steps, depth.ensemble, depth.reduction) == (2, 3, "aligned")
     assert list(depth.outputs) == list(TASKS["depth"].outputs)
     assert depth.calibration
+    assert depth.curve
+    assert depth.qualities.keys() == {"draft", "standard", "best"}
 
 
 async def test_health_and_readiness(app, client):
@@ -66,16 +69,29 @@ async def test_openapi_tells_every_field(client):
         properties = form["properties"]
         assert properties.keys() == {
             *task.images,
-            *("steps", "ensemble", "seed", "reduction"),
+            *("steps", "ensemble", "tolerance", "seed", "reduction"),
+            *("budget_evals", "budget_ms", "quality"),
             *("uncertainty", "all_members", "output", "model"),
         }
         assert properties["output"]["enum"] == list(task.outputs)
         assert properties["output"]["default"] == task.default_output
         assert properties["reduction"]["enum"] == list(task.reductions)
         assert properties["steps"]["maximum"] == 200
+        number, auto = properties["ensemble"]["anyOf"]
+        assert (number["minimum"], number["maximum"], auto["const"]) == (1, 20, "auto")
+        assert properties["quality"]["enum"] == ["draft", "standard", "best"]
+        assert properties["budget_evals"]["maximum"] == 8000
+        # a page that fills in every default must not ask for what excludes itself
+        defaults = {name: p["default"] for name, p in properties.items() if "default" in p}
+        parse_knobs({name: str(value).lower() for name, value in defaults.items()}, task)
+        parameters = {p["name"]: p for p in operation["parameters"]}
+        assert {p["in"] for p in parameters.values()} == {"header"}
+        assert parameters["X-Priority"]["schema"]["enum"] == ["high", "normal", "low"]
+        assert parameters["X-Deadline-Ms"]["schema"]["maximum"] == 3_600_000
+        assert "X-Percept-Expected-Error" in operation["responses"]["200"]["headers"]
         success = operation["responses"]["200"]["content"]
         assert {"image/png", "application/x-npz", "application/json"} <= success.keys()
-        for status in ("413", "415", "422", "429"):
+        for status in ("413", "415", "422", "429", "504"):
             content = operation["responses"][status]["content"]
             assert list(content) == ["application/problem+json"]
         for status in ("429", "503"):

@@ -39,6 +39,7 @@ async def test_headers_of_every_output(client, task, output):
     assert headers["x-percept-steps"] == "3"
     assert headers["x-percept-ensemble"] == "2"
     assert headers["x-percept-evaluations"] == str(6 * components)
+    assert float(headers["x-percept-expected-error"]) > 0
     assert headers["x-percept-seed"] == "7"
     assert headers["x-percept-model"] == "tiny:1"
     assert "x-percept-uncertainty" not in headers
@@ -116,6 +117,8 @@ async def test_depth_json(client):
         "steps": 2,
         "ensemble": 3,
         "evaluations": 6,
+        "expected_error": pytest.approx(0.2 * (0.8 + 0.1 / 2 + 0.1 / 3), rel=1e-5),
+        "error_metric": "abs_rel",
         "seed": 7,
         "reduction": "aligned",
         "width": WIDTH,

@@ -91,15 +91,15 @@ async def test_a_hang_up_while_uploading():
 
 async def test_draining_takes_the_rest_within_reason():
     sender = Sender([bytes(1000)] * 20)
-    await sender.body.drain(100_000)
+    await sender.body.drain(max_bytes=100_000)
     assert sender.body.complete
     sender = Sender([bytes(1000)] * 1000)
-    await sender.body.drain(10_000)
+    await sender.body.drain(max_bytes=10_000)
     assert not sender.body.complete
     assert sender.taken <= 11
 
 
 async def test_nothing_is_drained_from_a_client_that_waits_for_leave():
     sender = Sender([bytes(1000)] * 20, expect=True)
-    await sender.body.drain(100_000)
+    await sender.body.drain(max_bytes=100_000)
     assert sender.taken == 0

@@ -34,7 +34,7 @@ async def test_every_prediction_type_means_the_same_x_0(
     t = np.array([1, 400, 999])
     x_t = generator.standard_normal((3, 4, 8, 8), dtype=np.float32)
     condition = generator.uniform(-1, 1, (3, 6, 8, 8)).astype(np.float32)
-    out = await backend.run(
+    out = await backend.workers[0].run(
         "tiny_denoiser", {"noisy": x_t, "condition": condition, "timestep": t, "task": t * 0}
     )
     alpha_bar = schedule.build().alpha_bar[t][:, None, None, None]
@@ -52,9 +52,11 @@ async def test_every_prediction_type_means_the_same_x_0(
 async def test_the_decoder_shows_the_picture_that_was_encoded(model: ServedModel) -> None:
     backend = AnalyticBackend([model.artifact])
     image = make_picture(3)[None]
-    condition = await backend.run("tiny_depth_encoder", {"image": image, "task": np.array([0])})
+    condition = await backend.workers[0].run(
+        "tiny_depth_encoder", {"image": image, "task": np.array([0])}
+    )
     assert condition.shape == (1, 6, 8, 8)
     np.testing.assert_array_equal(condition[:, :3], image[:, :, ::8, ::8])
-    shown = await backend.run("tiny_decoder", {"latent": condition[:, :4]})
+    shown = await backend.workers[0].run("tiny_decoder", {"latent": condition[:, :4]})
     np.testing.assert_array_equal(shown[:, :, ::8, ::8], image[:, :, ::8, ::8])
     await backend.close()

@@ -1,13 +1,14 @@
 """What every backend owes the engine, whichever it is."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 import pytest
 
 from service.backends.analytic import AnalyticBackend
-from service.backends.base import Backend, BackendError, Signature, model_tensors
+from service.backends.base import Backend, BackendError, Signature, Worker, model_tensors
 from service.backends.onnx import OnnxBackend
 from service.backends.repository import ServedModel
 
@@ -51,21 +52,24 @@ async def test_outputs_are_as_declared_and_rows_do_not_see_their_mates(
 ) -> None:
     signature = model_tensors(model.artifact)[network]
     inputs = make_inputs(signature, rows=5)
-    together = await backend.run(network, inputs)
+    worker = backend.workers[0]
+    together = await worker.run(network, inputs)
     assert together.dtype == signature.output.dtype == "float32"
     expected = (5, *(size or 64 for size in signature.output.shape))
     assert together.shape == expected
     assert together.std() > 0.01
     for row in range(5):
         one = {name: array[row : row + 1] for name, array in inputs.items()}
-        np.testing.assert_allclose((await backend.run(network, one))[0], together[row], atol=1e-5)
+        np.testing.assert_allclose((await worker.run(network, one))[0], together[row], atol=1e-5)
 
 
 async def test_calls_at_once_do_not_mix(backend: Backend, model: ServedModel) -> None:
     signature = model_tensors(model.artifact)["tiny_denoiser"]
     batches = [make_inputs(signature, rows=1 + seed % 3, seed=seed) for seed in range(12)]
-    apart = [await backend.run("tiny_denoiser", batch) for batch in batches]
-    at_once = await asyncio.gather(*(backend.run("tiny_denoiser", batch) for batch in batches))
+    first = backend.workers[0]
+    apart = [await first.run("tiny_denoiser", batch) for batch in batches]
+    turns = zip(itertools.cycle(backend.workers), batches)
+    at_once = await asyncio.gather(*(worker.run("tiny_denoiser", batch) for worker, batch in turns))
     for one, other in zip(apart, at_once, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -73,12 +77,29 @@ async def test_calls_at_once_do_not_mix(backend: Backend, model: ServedModel) ->
 async def test_inputs_are_left_as_they_were(backend: Backend, model: ServedModel) -> None:
     inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser"], rows=2)
     before = {name: array.copy() for name, array in inputs.items()}
-    await backend.run("tiny_denoiser", inputs)
+    await backend.workers[-1].run("tiny_denoiser", inputs)
     for name, array in inputs.items():
         np.testing.assert_array_equal(array, before[name])
 
 
 async def test_an_unknown_model_is_a_backend_error(backend: Backend) -> None:
-    assert backend.num_workers >= 1
-    with pytest.raises(BackendError, match="nonesuch"):
-        await backend.run("nonesuch", {})
+    for worker in backend.workers:
+        with pytest.raises(BackendError, match="nonesuch"):
+            await worker.run("nonesuch", {})
+
+
+async def test_workers_have_names_of_their_own_and_say_what_they_are(backend: Backend) -> None:
+    names = [worker.name for worker in backend.workers]
+    assert names
+    assert len(set(names)) == len(names)
+    for worker in backend.workers:
+        assert isinstance(worker, Worker)
+        assert worker.device
+        assert worker.max_calls >= 1
+
+
+async def test_workers_of_one_device_answer_alike(backend: Backend, model: ServedModel) -> None:
+    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser"], rows=3)
+    answers = [await worker.run("tiny_denoiser", inputs) for worker in backend.workers]
+    for answer in answers:
+        np.testing.assert_array_equal(answer, answers[0])

@@ -10,14 +10,17 @@ import numpy as np
 import pytest
 
 from service.backends.analytic import AnalyticBackend
-from service.backends.base import Backend
+from service.backends.base import Worker
 from service.backends.onnx import OnnxBackend
 from service.backends.repository import ServedModel
 from service.core.ddim import PredictionType
 from service.core.tasks import TaskName
 from service.engine.engine import Engine
-from service.engine.request import PredictionRequest, draw_noise
-from service.engine.scheduler import Stage
+from service.engine.groups import Stage
+from service.engine.request import PredictionRequest
+from service.engine.sampling import draw_noise
+from service.engine.work import EngineLimits
+from tests.support.costs import WideCosts
 from tests.support.requests import make_request
 from tests.support.scripted_backend import ScriptedBackend
 
@@ -26,13 +29,13 @@ BOUND = 1e-4  # of the engine's promise on float rounding, in encoded units
 
 @asynccontextmanager
 async def running(engine: Engine) -> AsyncIterator[Engine]:
-    async with asyncio.timeout(60):  # a hang is a failure, not a wait
+    async with asyncio.timeout(120):  # a hang is a failure, not a wait
         await engine.start()
         yield engine
         await engine.stop()
 
 
-async def obvious_fields(backend: Backend, request: PredictionRequest) -> dict[str, np.ndarray]:
+async def obvious_fields(worker: Worker, request: PredictionRequest) -> dict[str, np.ndarray]:
     """One row at a time and by the textbook: x_0 and eps from v, then DDIM's equation 12."""
     artifact, plan = request.artifact, request.plan
     encode = {"image": request.image[None]}
@@ -40,7 +43,7 @@ async def obvious_fields(backend: Backend, request: PredictionRequest) -> dict[s
         encode["prompt"] = request.prompt[None]
     if request.encoder.label:
         encode["task"] = np.array([request.task.encoder_label])
-    condition = await backend.run(request.encoder.model, encode)
+    condition = await worker.run(request.encoder.model, encode)
     alpha_bar = artifact.schedule.build().alpha_bar
     fields: dict[str, list[np.ndarray]] = {}
     for index, component in enumerate(request.task.components):
@@ -49,13 +52,13 @@ async def obvious_fields(backend: Backend, request: PredictionRequest) -> dict[s
             for t, t_prev in artifact.schedule.step_pairs(plan.steps):
                 inputs = {"noisy": x.astype(np.float32), "condition": condition}
                 inputs |= {"timestep": np.array([t]), "task": np.array([component.label])}
-                v = await backend.run(artifact.denoiser, inputs)
+                v = await worker.run(artifact.denoiser, inputs)
                 now, then = alpha_bar[t], alpha_bar[t_prev] if t_prev >= 0 else 1.0
                 x_0 = np.sqrt(now) * x - np.sqrt(1 - now) * v
                 eps = np.sqrt(now) * v + np.sqrt(1 - now) * x
                 x = np.sqrt(then) * x_0 + np.sqrt(1 - then) * eps
             latent = (x / artifact.latent.scale).astype(np.float32)
-            image = (await backend.run(artifact.decoder, {"latent": latent}))[0]
+            image = (await worker.run(artifact.decoder, {"latent": latent}))[0]
             for name, channels in component.channels.items():
                 fields.setdefault(name, []).append(np.mean([image[c] for c in channels], axis=0))
     return {name: np.stack(planes) for name, planes in fields.items()}
@@ -74,7 +77,7 @@ async def test_equals_the_obvious_sampler(
     request = make_request(model, task, steps=7, members=3)
     async with running(Engine(onnx)) as engine:
         result = await engine.predict(request)
-    expected = await obvious_fields(onnx, request)
+    expected = await obvious_fields(onnx.workers[0], request)
     assert_close(result.fields, expected)
     assert result.evaluations == 7 * 3 * len(request.components)
     assert min(values.std() for values in expected.values()) > 0.05, "the test picture is flat"
@@ -93,10 +96,10 @@ async def test_many_mixed_requests_together_answer_as_alone(
     model: ServedModel, onnx: OnnxBackend
 ) -> None:
     requests = mixed_requests(model)
-    async with running(Engine(onnx, max_batch_rows=1, max_image_rows=1)) as engine:
+    async with running(Engine(onnx, EngineLimits(batch_rows=1, image_rows=1))) as engine:
         alone = [await engine.predict(request) for request in requests]
     recorder = ScriptedBackend(onnx, num_workers=2)
-    async with running(Engine(recorder, max_batch_rows=16)) as engine:
+    async with running(Engine(recorder, EngineLimits(batch_rows=16), costs=WideCosts())) as engine:
         together = await asyncio.gather(*map(engine.predict, requests))
     for one, other in zip(alone, together, strict=True):
         assert_close(other.fields, one.fields)
@@ -148,7 +151,7 @@ async def test_inputs_agree_with_the_contract_of_the_exported_model(
     model: ServedModel, onnx: OnnxBackend
 ) -> None:
     backend = ScriptedBackend(onnx)
-    async with running(Engine(backend, max_image_rows=3)) as engine:
+    async with running(Engine(backend, EngineLimits(image_rows=3), costs=WideCosts())) as engine:
         await asyncio.gather(*(engine.predict(make_request(model, seed=s)) for s in range(4)))
     encodes = [call for call in backend.calls if call.model == "tiny_depth_encoder"]
     assert [call.rows for call in encodes] == [1, 3]  # the later ones waited and went together
@@ -163,10 +166,14 @@ async def test_timings_add_up_and_every_call_is_counted(
 ) -> None:
     ticks = itertools.count()
     seen: list[tuple[Stage, int, float]] = []
+    changes: list[tuple[str, bool]] = []
 
     class Observer:
         def model_call(self, stage: Stage, rows: int, seconds: float) -> None:
             seen.append((stage, rows, seconds))
+
+        def worker_changed(self, name: str, up: bool) -> None:
+            changes.append((name, up))
 
     backend = ScriptedBackend(onnx, num_workers=1)
     engine = Engine(backend, clock=lambda: float(next(ticks)), observer=Observer())
@@ -176,10 +183,8 @@ async def test_timings_add_up_and_every_call_is_counted(
     parts = (timings.queue_ms, timings.encode_ms, timings.denoise_ms, timings.decode_ms)
     assert min(parts) > 0
     assert sum(parts) <= 1e3 * next(ticks)
-    assert [(stage, rows) for stage, rows, _ in seen if stage != "denoise"] == [
-        ("encode", 1),
-        ("decode", 2),
-    ]
+    assert [stage for stage, _, _ in seen if stage == "encode"] == ["encode"]
+    assert changes == [("w0", True)]
     stages = engine.stats().stages
     assert stages["denoise"].rows == 6
     for stage, totals in stages.items():

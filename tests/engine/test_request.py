@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from service.backends.repository import ServedModel
-from service.engine.request import Plan, collect_fields, draw_noise, make_run, make_sampling
+from service.engine.request import Plan, collect_fields, make_run
+from service.engine.sampling import draw_noise, make_sampling
 from tests.support.requests import make_picture, make_request
 
 

@@ -4,22 +4,25 @@ Nothing here sleeps or looks at a clock, so tests do not depend on the speed of 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from service.backends.base import Backend, BackendError
 
-Spoil = Callable[[str, Mapping[str, np.ndarray], np.ndarray], np.ndarray]
+Inputs = Mapping[str, np.ndarray]
+Fail = Callable[["Call"], bool]
+Spoil = Callable[["Call", np.ndarray], np.ndarray]
 
 
 @dataclass(eq=False)
 class Call:
-    """One call that has arrived; it returns when `release` is set."""
+    """One call that has arrived at a worker; it returns when `release` is set."""
 
+    worker: str
     model: str
-    inputs: Mapping[str, np.ndarray]
+    inputs: Inputs
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -28,11 +31,25 @@ class Call:
         return len(next(iter(self.inputs.values())))
 
 
-class ScriptedBackend:
-    """Forwards to another backend, call by call as the test allows.
+@dataclass(frozen=True)
+class ScriptedWorker:
+    """One of the workers; all of them do what the backend says."""
 
-    `held`: calls wait for `Call.release`, and the test takes them from `arrived`. `fail(model,
-    inputs)` returning True raises BackendError; `spoil` may change an output.
+    backend: "ScriptedBackend"
+    name: str
+    max_calls: int
+    device: str = "scripted"
+
+    async def run(self, model: str, inputs: Inputs) -> np.ndarray:
+        """Announce the call, wait for the test, answer or fail."""
+        return await self.backend.perform(Call(self.name, model, inputs))
+
+
+class ScriptedBackend:
+    """Forwards to another backend's first worker, call by call as the test allows.
+
+    `held`: calls wait for `Call.release`, and the test takes them from `arrived`. `fail(call)`
+    returning True raises BackendError; `spoil` may change an output. Workers are "w0", "w1", ...
     """
 
     def __init__(
@@ -40,24 +57,22 @@ class ScriptedBackend:
         inner: Backend,
         *,
         num_workers: int = 1,
+        max_calls: int = 1,
         held: bool = False,
-        fail: Callable[[str, Mapping[str, np.ndarray]], bool] | None = None,
+        fail: Fail | None = None,
         spoil: Spoil | None = None,
     ) -> None:
         self._inner = inner
-        self._num_workers = num_workers
         self._held = held
         self._fail = fail
         self._spoil = spoil
+        self.workers: Sequence[ScriptedWorker] = [
+            ScriptedWorker(self, f"w{i}", max_calls) for i in range(num_workers)
+        ]
         self.calls: list[Call] = []
         self.arrived: asyncio.Queue[Call] = asyncio.Queue()
         self.in_flight = 0
         self.most_in_flight = 0
-
-    @property
-    def num_workers(self) -> int:
-        """Calls that may be in flight."""
-        return self._num_workers
 
     def let_go(self) -> None:
         """Hold no call any longer."""
@@ -65,9 +80,8 @@ class ScriptedBackend:
         for call in self.calls:
             call.release.set()
 
-    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    async def perform(self, call: Call) -> np.ndarray:
         """Announce the call, wait for the test, answer or fail."""
-        call = Call(model, inputs)
         self.calls.append(call)
         self.arrived.put_nowait(call)
         self.in_flight += 1
@@ -75,10 +89,10 @@ class ScriptedBackend:
         try:
             if self._held:
                 await call.release.wait()
-            if self._fail is not None and self._fail(model, inputs):
-                raise BackendError(f"{model} was told to fail")
-            output = await self._inner.run(model, inputs)
-            return output if self._spoil is None else self._spoil(model, inputs, output)
+            if self._fail is not None and self._fail(call):
+                raise BackendError(f"{call.model} was told to fail")
+            output = await self._inner.workers[0].run(call.model, call.inputs)
+            return output if self._spoil is None else self._spoil(call, output)
         finally:
             self.in_flight -= 1
 

@@ -1,0 +1,144 @@
+"""What a model call costs on each device, learnt from every call, and the batch worth making there.
+
+Devices are known by a name that workers of equal speed share. Nothing here is a constant of a
+device: bigger batches are tried as long as they have made a row cheaper. Knows no clock.
+"""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+_SMOOTHING = 0.2  # weight of the newest call
+_WORTH = 0.9  # a batch twice as large must make a row at least this much cheaper
+_LONGEST_CALL_S = 0.25  # that a batch is grown to: a newcomer waits for the call under way
+_SURELY = 4.0  # deviations added where a cost must hold for nearly every call
+_DERIVE_EVERY = 32  # calls; what follows from the table is then worked out anew
+_TRY_AGAIN_AFTER = 256  # calls: machines change, and a first measurement may have been disturbed
+
+
+@dataclass(slots=True)
+class _Measured:
+    """Moving averages over calls of about the same size."""
+
+    rows: float
+    seconds: float
+    seen: int  # number of the newest call, counted over the table
+    deviation: float = 0.0  # mean absolute, of `seconds`
+
+    def include(self, rows: int, seconds: float, seen: int) -> None:
+        self.seen = seen
+        self.deviation += _SMOOTHING * (abs(seconds - self.seconds) - self.deviation)
+        self.rows += _SMOOTHING * (rows - self.rows)
+        self.seconds += _SMOOTHING * (seconds - self.seconds)
+
+    @property
+    def per_row(self) -> float:
+        return self.seconds / self.rows
+
+
+class CostTable:
+    """Seconds of a call by (device, network, rows); sizes are kept apart by powers of two.
+
+    A network is known by whatever its cost depends on, such as its name and its input's shape.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, Hashable], dict[int, _Measured]] = {}
+        self._num_observed = 0
+        self._worth: dict[tuple[str, Hashable], tuple[int, int]] = {}
+        self._rates: dict[tuple[str, Hashable], float | None] = {}
+
+    def observe(self, device: str, network: Hashable, rows: int, seconds: float) -> None:
+        """Learn from a call that returned."""
+        sizes = self._known.setdefault((device, network), {})
+        size = _size(rows)
+        self._num_observed += 1
+        new = size not in sizes
+        if new:
+            sizes[size] = _Measured(float(rows), seconds, self._num_observed)
+        else:
+            sizes[size].include(rows, seconds, self._num_observed)
+        if new or self._num_observed % _DERIVE_EVERY == 0:
+            self._worth.clear()
+            self._rates.clear()
+
+    def seconds(
+        self, device: str, network: Hashable, rows: int, *, surely: bool = False
+    ) -> float | None:
+        """Predicted seconds of one call, or None when the network never ran there.
+
+        Linear between the sizes that were measured, in proportion to the rows beyond them.
+        `surely` gives what nearly every call stays below.
+        """
+        sizes = self._known.get((device, network))
+        if not sizes:
+            return None
+        points = sorted(sizes.values(), key=lambda measured: measured.rows)
+        seconds = _interpolate([(p.rows, p.seconds) for p in points], float(rows))
+        if not surely:
+            return seconds
+        nearest = sizes.get(_size(rows), points[-1])
+        return seconds * (1 + _SURELY * nearest.deviation / max(nearest.seconds, 1e-9))
+
+    def max_rows(self, device: str, network: Hashable, most: int) -> int:
+        """Rows that a batch is filled to: as many as have made a row cheaper, and once twice that.
+
+        What was not measured lately is tried, up to `most`: the profile grows as requests come.
+        """
+        return min(most, self._worthwhile(device, network)[1])
+
+    def rate(self, device: str, network: Hashable) -> float | None:
+        """Rows per second of one worker at its best batch, or None where nothing is known."""
+        key = (device, network)
+        if key not in self._rates:
+            rows = self._worthwhile(device, network)[0]
+            seconds = self.seconds(device, network, rows)
+            self._rates[key] = rows / seconds if seconds else None
+        return self._rates[key]
+
+    def rows_per_second(self, devices: Sequence[str], network: Hashable) -> float | None:
+        """Rows per second of workers on these devices together, None where nothing is known.
+
+        Workers of devices where the network never ran are taken to be like the others.
+        """
+        rates = [rate for device in devices if (rate := self.rate(device, network))]
+        return sum(rates) / len(rates) * len(devices) if rates else None
+
+    def row_seconds(self, network: Hashable) -> float | None:
+        """Seconds of a row in a good batch on the devices that ran it, or None if there is none."""
+        devices = [device for device, name in self._known if name == network]
+        rate = self.rows_per_second(devices, network)
+        return len(devices) / rate if rate else None
+
+    def _worthwhile(self, device: str, network: Hashable) -> tuple[int, int]:
+        """The largest batch known to be worth it, and the one to fill: that or, untried, twice."""
+        key = (device, network)
+        if key not in self._worth:
+            sizes = self._known.get(key, {})
+            rows = 1
+            while (here := sizes.get(rows)) and (twice := sizes.get(2 * rows)):
+                if twice.per_row > _WORTH * here.per_row or twice.seconds > _LONGEST_CALL_S:
+                    break
+                rows *= 2
+            larger = sizes.get(2 * rows)
+            due = larger is None or self._num_observed - larger.seen > _TRY_AGAIN_AFTER
+            due = due and (here is None or here.seconds <= _LONGEST_CALL_S)
+            self._worth[key] = (rows, 2 * rows if due else rows)
+        return self._worth[key]
+
+
+def _size(rows: int) -> int:
+    """The power of two that is nearest in ratio."""
+    return 1 << round(math.log2(rows))
+
+
+def _interpolate(points: Sequence[tuple[float, float]], rows: float) -> float:
+    """Piecewise linear through the points; proportional beyond the last, level below the first."""
+    if rows <= points[0][0]:
+        return points[0][1]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if rows <= x1:
+            return y0 + (y1 - y0) * (rows - x0) / max(x1 - x0, 1e-9)
+    x, y = points[-1]
+    return y * rows / x

@@ -1,0 +1,240 @@
+"""Keeps the workers busy, and finds another one for what a broken, hanging or lost one held.
+
+Steps are stateless, so a call that fails has changed nothing: its rows take the same step
+elsewhere, with the identical result. A worker that fails is examined, and if it proves well, the
+rows are blamed. Blamed rows are tried once more, each request alone and on another worker where
+there is one, and fail if blamed again.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+
+import numpy as np
+
+from service.backends.base import BackendError, Worker
+from service.engine import batch as arrays
+from service.engine.batch import Rows
+from service.engine.errors import EngineError, NoWorker
+from service.engine.groups import Batch, Group
+from service.engine.health import LONGEST_PAUSE_S, Health, call_worker
+from service.engine.pool import Member, Pool
+from service.engine.request import Trajectory
+from service.engine.work import Work
+
+logger = logging.getLogger(__name__)
+
+Inputs = Mapping[str, np.ndarray]
+
+_MOST_FAILURES = 2  # of one row, on workers that are well
+
+
+@dataclass(slots=True, eq=False)
+class _Flight:
+    """One call under way. Mutable."""
+
+    member: Member
+    batch: Batch[Trajectory]
+    inputs: Inputs
+    started: float
+    overdue: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspicion:
+    """Rows that failed on a worker of which it is not yet known whether it is to blame."""
+
+    group: Group
+    rows: Rows
+    reason: str
+
+
+class Dispatcher:
+    """Runs in one event loop; `fill` whenever there may be new rows."""
+
+    def __init__(
+        self, pool: Pool, work: Work, *, clock: Callable[[], float], outage_s: float
+    ) -> None:
+        """Without any worker for `outage_s` every request fails."""
+        self._pool = pool
+        self._work = work
+        self._clock = clock
+        self._outage_s = outage_s
+        self._flights: dict[asyncio.Task[np.ndarray], _Flight] = {}
+        self._again: deque[Batch[Trajectory]] = deque()
+        self._suspicions: dict[Member, list[_Suspicion]] = {}
+        self._health = Health(
+            pool,
+            judged=self._judged,
+            changed=work.changed,
+            lost=self._give_up_all,
+            patience_s=lambda member, network: work.watchdog_s(member, network, 1),
+            outage_s=outage_s,
+        )
+        self._running = True
+
+    @property
+    def num_flights(self) -> int:
+        """Calls under way."""
+        return len(self._flights)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether no worker has been usable for longer than an outage is waited for."""
+        return self._health.is_out
+
+    async def stop(self) -> None:
+        """Begin no further calls and let those under way return."""
+        self._running = False
+        await self._health.stop()
+        if self._flights:
+            await asyncio.wait(list(self._flights))
+
+    def add(self, worker: Worker) -> None:
+        """Use one more worker; ValueError for a name that is taken."""
+        self._work.changed(self._pool.add(worker))
+        self._health.mind_outage()
+        self.fill()
+
+    def leave(self, name: str) -> None:
+        """Use a worker no more; its calls under way may return."""
+        self._pool.leave(name)
+        self._health.mind_outage()
+
+    def fill(self) -> None:
+        """Begin calls while there are rows and workers for them."""
+        while self._running:
+            if self._repeat_one():
+                continue
+            member = self._pool.next_free()
+            if member is None:
+                return
+            batch = self._work.next_batch(member, max(1, self._pool.num_idle))
+            if batch is None:
+                return
+            self._launch(member, batch)
+
+    def _repeat_one(self) -> bool:
+        """Begin a call for rows that failed before, if there are such and a worker for them."""
+        for _ in range(len(self._again)):
+            waiting = self._again.popleft()
+            rows = tuple(row for row in waiting.rows if row.owner in self._work)
+            if not rows:
+                continue
+            batch = Batch(waiting.group, rows)
+            avoided = frozenset(name for row in rows for name in row.failed_on)
+            if all(member.name in avoided for member in self._pool.up):
+                avoided = frozenset()
+            member = self._pool.next_free(avoided)
+            if member is None:
+                self._again.append(batch)
+                continue
+            self._launch(member, batch)
+            return True
+        return False
+
+    def _launch(self, member: Member, batch: Batch[Trajectory]) -> None:
+        inputs = arrays.INPUTS[batch.group.stage](batch.rows)
+        flight = _Flight(member, batch, inputs, self._clock())
+        task = self._loop().create_task(call_worker(member.worker, batch.group.model, inputs))
+        seconds = self._work.watchdog_s(member, batch.group.network, len(batch.rows))
+        flight.overdue = self._loop().call_later(seconds, self._give_up_call, task, seconds)
+        self._flights[task] = flight
+        self._pool.took(member)
+        task.add_done_callback(self._returned)
+
+    def _returned(self, task: asyncio.Task[np.ndarray]) -> None:
+        flight = self._flights.pop(task, None)
+        if flight is None:  # it hung, and its rows are elsewhere by now
+            return
+        self._end(flight)
+        try:
+            self._take_in(flight, task)
+        except Exception:  # a defect of ours: nobody may be left waiting for it
+            logger.exception("a batch to %s was lost", flight.batch.group.stage)
+            for owner in {row.owner for row in flight.batch.rows}:
+                error = EngineError(f"{flight.batch.group.stage} was interrupted")
+                self._work.failed(owner, error)
+        self.fill()
+
+    def _take_in(self, flight: _Flight, task: asyncio.Task[np.ndarray]) -> None:
+        batch = flight.batch
+        seconds = self._clock() - flight.started
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None and not arrays.fits_output(batch.group.stage, batch.rows, task.result()):
+            error = BackendError(f"{batch.group.model} returned {task.result().shape}")
+        if error is None:
+            self._succeeded(flight, task.result(), seconds)
+        else:
+            self._work.measured(flight.member, batch.group, len(batch.rows), None)
+            self._suspect(flight, batch.rows, str(error) or type(error).__name__)
+
+    def _end(self, flight: _Flight) -> None:
+        if flight.overdue is not None:
+            flight.overdue.cancel()
+        self._pool.returned(flight.member)
+
+    def _succeeded(self, flight: _Flight, output: np.ndarray, seconds: float) -> None:
+        group, rows, inputs = flight.batch.group, flight.batch.rows, flight.inputs
+        self._work.measured(flight.member, group, len(rows), seconds)
+        finite = arrays.finite_rows(output)
+        if finite is not None:
+            spoilt = tuple(row for row, fine in zip(rows, finite, strict=True) if not fine)
+            self._suspect(flight, spoilt, f"{group.model} gave a result that is not finite")
+            rows = tuple(row for row, fine in zip(rows, finite, strict=True) if fine)
+            inputs = {name: values[finite] for name, values in inputs.items()}
+            output = output[finite]
+        if rows:
+            self._work.landed(group, rows, inputs, output)
+
+    def _give_up_call(self, task: asyncio.Task[np.ndarray], seconds: float) -> None:
+        """A call hangs: its rows go elsewhere, blamed, since a probe may hang as well."""
+        flight = self._flights.pop(task)
+        self._end(flight)
+        task.cancel()
+        batch = flight.batch
+        self._work.measured(flight.member, batch.group, len(batch.rows), None)
+        reason = f"{batch.group.model} gave no result within {seconds:.0f} s"
+        self._health.examine(flight.member, batch.group.network, flight.inputs)
+        self._blame(flight.member, _Suspicion(batch.group, batch.rows, reason))
+        self.fill()
+
+    def _suspect(self, flight: _Flight, rows: Rows, reason: str) -> None:
+        logger.warning("%s failed on %d rows: %s", flight.member.name, len(rows), reason)
+        group = flight.batch.group
+        self._suspicions.setdefault(flight.member, []).append(_Suspicion(group, rows, reason))
+        self._health.examine(flight.member, group.network, flight.inputs)
+
+    def _judged(self, member: Member, well: bool) -> None:
+        for suspicion in self._suspicions.pop(member, ()):
+            if well:
+                self._blame(member, suspicion)
+            else:
+                self._again.append(Batch(suspicion.group, tuple(suspicion.rows)))
+        self.fill()
+
+    def _blame(self, member: Member, suspicion: _Suspicion) -> None:
+        owner_of = attrgetter("owner")
+        for owner, own in groupby(sorted(suspicion.rows, key=owner_of), key=owner_of):
+            rows = tuple(own)
+            for row in rows:
+                row.failed_on += (member.name,)
+            if owner not in self._work:
+                continue
+            if any(len(row.failed_on) >= _MOST_FAILURES for row in rows):
+                stage = suspicion.group.stage
+                self._work.failed(owner, EngineError(f"could not {stage}: {suspicion.reason}"))
+            else:
+                self._again.append(Batch(suspicion.group, rows))
+
+    def _give_up_all(self) -> None:
+        reason = f"no worker has been usable for {self._outage_s:.0f} s"
+        for owner in self._work.owners:
+            self._work.failed(owner, NoWorker(reason, LONGEST_PAUSE_S))
+
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()

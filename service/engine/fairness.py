@@ -1,0 +1,106 @@
+"""Who waits, in which order: the queues inside the scheduler, three levels deep.
+
+A class holds flows (its callers), a flow holds lanes (its requests), a lane holds rows. What waits
+for calls of one group is a ring: a heap of flows, each with a heap of lanes.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush, heapreplace
+from typing import Generic
+
+from service.engine.groups import Group, R
+
+
+@dataclass(slots=True, eq=False)
+class Class:
+    """Callers that divide a share among them."""
+
+    share: float
+    num_flows: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """A caller in a class (or all deadlines of one); `start` is the tag of who was served last.
+
+    Of its `num_lanes`, `num_ready` have rows that wait.
+    """
+
+    owner_class: Class
+    tag: float = 0.0
+    start: float = 0.0
+    num_lanes: int = 0
+    num_ready: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Lane(Generic[R]):
+    """One request's rows; `ready` holds those that no call has in hand."""
+
+    owner: int
+    flow: Flow
+    deadline: float | None
+    tag: float
+    ready: deque[R]
+    group: Group | None = None
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Place among the lanes of its flow, which all have a deadline or all have none."""
+        return (self.tag if self.deadline is None else self.deadline, self.owner)
+
+    def __lt__(self, other: "Lane[R]") -> bool:
+        return self.rank < other.rank
+
+
+@dataclass(slots=True, eq=False)
+class Turn(Generic[R]):
+    """A flow's lanes with ready rows in one group, a heap; `tag` is the flow's when it was put."""
+
+    tag: float
+    number: int
+    flow: Flow
+    lanes: list[Lane[R]]
+
+    def __lt__(self, other: "Turn[R]") -> bool:
+        return (self.tag, self.number) < (other.tag, other.number)
+
+
+class Ring(Generic[R]):
+    """What is ready in a group: a heap of turns, each a heap of lanes."""
+
+    def __init__(self) -> None:
+        self.num_rows = 0
+        self.turns: list[Turn[R]] = []
+        self._by_flow: dict[Flow, Turn[R]] = {}
+
+    def add(self, lane: Lane[R], number: int) -> None:
+        """Let a lane wait that has ready rows; `number` grows from call to call."""
+        turn = self._by_flow.get(lane.flow)
+        if turn is None:
+            turn = self._by_flow[lane.flow] = Turn(lane.flow.tag, number, lane.flow, [])
+            heappush(self.turns, turn)
+        heappush(turn.lanes, lane)
+
+    def first(self) -> Turn[R]:
+        """The turn of the lowest flow; flows were charged elsewhere since they were put here."""
+        while self.turns[0].tag != self.turns[0].flow.tag:
+            turn = self.turns[0]
+            turn.tag = turn.flow.tag
+            heapreplace(self.turns, turn)
+        return self.turns[0]
+
+    def drop_first(self) -> None:
+        """Forget the first turn, whose lanes have no row left."""
+        del self._by_flow[heappop(self.turns).flow]
+
+    def discard(self, lane: Lane[R]) -> None:
+        """Let a lane wait no longer."""
+        turn = self._by_flow[lane.flow]
+        turn.lanes.remove(lane)
+        heapify(turn.lanes)
+        if not turn.lanes:
+            del self._by_flow[lane.flow]
+            self.turns.remove(turn)
+            heapify(self.turns)

@@ -1,0 +1,163 @@
+"""How long things will take, from what calls have cost and what is under way.
+
+Pure arithmetic on the cost table, the workers and the pipeline; seconds unless a name says ms.
+Before a network was ever called nothing is known of it, and it counts as free.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from service.core.artifact import MAX_MEMBERS, Artifact, ServedTask
+from service.engine.costs import CostTable
+from service.engine.groups import Group, Network
+from service.engine.pipeline import Live
+from service.engine.planner import Pace
+from service.engine.pool import Pool
+from service.engine.request import PredictionRequest, Terms
+from service.engine.scheduler import DEADLINE_SHARE, SHARES
+
+_UNKNOWN_ROW_S = 1e-3  # only its ratio to others matters, and only until the first call
+
+
+class Forecast:
+    """Predictions for one engine."""
+
+    def __init__(self, costs: CostTable, pool: Pool) -> None:
+        self._costs = costs
+        self._pool = pool
+
+    def row_cost(self, group: Group) -> float:
+        """Worker seconds of one row in a good batch: what fairness is counted in."""
+        return self._costs.row_seconds(group.network) or _UNKNOWN_ROW_S
+
+    def drain(self, pending: Mapping[Group, int], requests: Iterable[Live]) -> float:
+        """Seconds until these requests are answered, whose rows together are `pending`.
+
+        That is all their work at the rate of full batches, or the longest of them, whose steps
+        follow each other however many workers are free.
+        """
+        paths = (self._path(live) for live in requests)
+        return max(self.work(pending), max(paths, default=0.0))
+
+    def _path(self, live: Live) -> float:
+        """Seconds for what is left of a request if it were alone."""
+        rows = len(live.run.trajectories)
+        num_steps = math.ceil(live.left["denoise"] / rows)
+        return (
+            live.left["encode"] * self._round(live.groups["encode"].network, 1, [], False)
+            + num_steps * self._round(live.groups["denoise"].network, rows, [], False)
+            + self._round(live.groups["decode"].network, live.left["decode"], [], False)
+        )
+
+    def work(self, rows: Mapping[Group, int]) -> float:
+        """Seconds until all workers together have taken so many rows of each group."""
+        devices = self._devices()
+        total = 0.0
+        for group, count in rows.items():
+            rate = self._costs.rows_per_second(devices, group.network)
+            total += count / rate if rate else 0.0
+        return total
+
+    def pace(
+        self,
+        artifact: Artifact,
+        task: ServedTask,
+        num_components: int,
+        terms: Terms,
+        others: Iterable[Live],
+        *,
+        surely: bool,
+    ) -> Pace:
+        """What steps and members cost a request that came now, `others` being under way.
+
+        `surely` takes for every call what nearly all calls stay below.
+        """
+        competing = [
+            (len(live.run.trajectories), _share(live.run.request.terms) / _share(terms))
+            for live in others
+        ]
+        spec, latent = artifact.encoder(task.encoder), artifact.latent
+        encoder = Network(spec.model, (3, spec.height, spec.width))
+        latent_shape = (latent.channels, latent.height, latent.width)
+
+        def per_members_ms(network: str) -> tuple[float, ...]:
+            key = Network(network, latent_shape)
+            rows = (m * num_components for m in range(1, MAX_MEMBERS + 1))
+            return tuple(1e3 * self._round(key, count, competing, surely) for count in rows)
+
+        wait = self._call(encoder, 1, surely) if self._busy(competing) else 0.0
+        return Pace(
+            fixed_ms=1e3 * (wait + self._round(encoder, 1, competing, surely)),
+            step_ms=per_members_ms(artifact.denoiser),
+            finish_ms=per_members_ms(artifact.decoder),
+        )
+
+    def finish(self, request: PredictionRequest, others: Iterable[Live]) -> float:
+        """Seconds until a request with a deadline would be answered if it came now.
+
+        Requests of its class with an earlier deadline go first; the other classes take their share
+        for as long as they have work.
+        """
+        plan, terms = request.plan, request.terms
+        alone = self.pace(
+            request.artifact, request.task, len(request.components), terms, (), surely=False
+        )
+        own = (
+            alone.fixed_ms
+            + plan.steps * alone.step_ms[plan.members - 1]
+            + alone.finish_ms[plan.members - 1]
+        ) / 1e3
+        ahead = beside = 0.0
+        shares: dict[tuple[str, bool], float] = {}
+        for live in others:
+            theirs = live.run.request.terms
+            work = self.work({live.groups[stage]: rows for stage, rows in live.left.items()})
+            if theirs.priority == terms.priority and theirs.deadline is not None:
+                ahead += work if theirs.deadline <= (terms.deadline or math.inf) else 0.0
+            else:
+                beside += work
+                shares[theirs.priority, theirs.deadline is not None] = _share(theirs)
+        slowed = (own + ahead) * sum(shares.values()) / _share(terms)
+        return own + ahead + min(beside, slowed)
+
+    def watchdog(self, device: str, network: Network, rows: int, floor: float) -> float:
+        """Seconds after which a call is taken to hang: `floor`, or far beyond what it should take.
+
+        The first call of a network may compile or allocate, so it gets more.
+        """
+        expected = self._costs.seconds(device, network, rows)
+        return 6 * floor if expected is None else max(floor, 20 * expected)
+
+    def _devices(self) -> list[str]:
+        members = self._pool.up or list(self._pool)
+        return [member.worker.device for member in members]
+
+    def _busy(self, competing: list[tuple[int, float]]) -> bool:
+        return bool(competing) and not self._pool.num_idle
+
+    def _round(
+        self, network: Network, rows: int, competing: list[tuple[int, float]], surely: bool
+    ) -> float:
+        """Seconds for one call of each of `rows` rows, others getting their due of rows between."""
+        others = sum(min(count, share * rows) for count, share in competing)
+        devices = self._devices()
+        rate = self._costs.rows_per_second(devices, network)
+        if not rate:
+            return 0.0
+        each = math.ceil((rows + others) / len(devices))
+        cap = max(self._costs.max_rows(device, network, each) for device in devices)
+        if each <= cap:
+            return self._call(network, each, surely)
+        spread = self._call(network, cap, surely) / max(self._call(network, cap, False), 1e-9)
+        return (rows + others) / rate * spread
+
+    def _call(self, network: Network, rows: int, surely: bool) -> float:
+        known = [
+            self._costs.seconds(device, network, rows, surely=surely)
+            for device in sorted(set(self._devices()))
+        ]
+        return max((seconds for seconds in known if seconds is not None), default=0.0)
+
+
+def _share(terms: Terms) -> float:
+    return SHARES[terms.priority] * (1.0 if terms.deadline is None else DEADLINE_SHARE)

@@ -1,0 +1,155 @@
+"""The requests under way and who waits for them: what the dispatcher works on."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from service.engine.batch import Rows
+from service.engine.costs import CostTable
+from service.engine.errors import EngineError
+from service.engine.forecast import Forecast
+from service.engine.groups import STAGES, Batch, Group, Network, Stage
+from service.engine.pipeline import Outcome, Pipeline
+from service.engine.pool import Member, Pool
+from service.engine.request import EngineResult, PredictionRequest, Trajectory
+
+
+@runtime_checkable
+class EngineObserver(Protocol):
+    """Told of what happens as it happens; must be quick and not raise."""
+
+    def model_call(self, stage: Stage, rows: int, seconds: float) -> None:
+        """`rows` rows spent `seconds` in a call of that stage."""
+
+    def worker_changed(self, name: str, up: bool) -> None:
+        """A worker came up or went down."""
+
+
+@dataclass(frozen=True)
+class EngineLimits:
+    """What one engine takes on, and how patient it is.
+
+    `batch_rows` bounds a denoiser call, `image_rows` an encoder or decoder call (these work at full
+    resolution, so a row costs far more memory); below these the batch is what measured costs make
+    it. `requests` and `evaluations` (rows of denoiser calls still to come) bound what is held. A
+    call is given up after `watchdog_s` or far more than it should take, and every request after
+    `outage_s` without a worker.
+    """
+
+    batch_rows: int = 64
+    image_rows: int = 16
+    requests: int = 256
+    evaluations: int = 20_000
+    watchdog_s: float = 10.0
+    outage_s: float = 30.0
+
+
+@dataclass(frozen=True)
+class StageStats:
+    """Totals of a stage: calls that returned, their rows, seconds inside them; failed calls."""
+
+    batches: int = 0
+    rows: int = 0
+    seconds: float = 0.0
+    failed_batches: int = 0
+
+
+class Work:
+    """The requests under way and who waits for them: what the dispatcher works on."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        limits: EngineLimits,
+        costs: CostTable,
+        clock: Callable[[], float],
+        observer: EngineObserver | None,
+    ) -> None:
+        self._limits = limits
+        self.costs = costs
+        self._clock = clock
+        self._observer = observer
+        self._answers: dict[int, asyncio.Future[EngineResult]] = {}
+        self.stages = dict.fromkeys(STAGES, StageStats())
+        self.forecast = Forecast(self.costs, pool)
+        self.pipeline = Pipeline(self.forecast.row_cost)
+
+    def admit(self, request: PredictionRequest) -> tuple[int, asyncio.Future[EngineResult]]:
+        """Begin a request; its answer or its error will be in the future."""
+        owner = self.pipeline.admit(request, self._clock())
+        answer = self._answers[owner] = asyncio.get_running_loop().create_future()
+        return owner, answer
+
+    def forget(self, owner: int) -> None:
+        """Nobody waits for a request any more."""
+        self.pipeline.remove(owner)
+        self._answers.pop(owner, None)
+
+    def __contains__(self, owner: int) -> bool:
+        """Whether a request is still wanted."""
+        return owner in self.pipeline
+
+    @property
+    def owners(self) -> Sequence[int]:
+        """Every request under way."""
+        return tuple(self._answers)
+
+    def next_batch(self, member: Member, num_idle: int) -> Batch[Trajectory] | None:
+        """Rows for a worker, `num_idle` of which are idle, or None when no row is ready."""
+        device, limits = member.worker.device, self._limits
+
+        def max_rows(group: Group) -> int:
+            most = limits.batch_rows if group.stage == "denoise" else limits.image_rows
+            return self.costs.max_rows(device, group.network, most)
+
+        return self.pipeline.next_batch(max_rows, num_idle, self._clock())
+
+    def watchdog_s(self, member: Member, network: Network, rows: int) -> float:
+        """Seconds after which a call is taken to hang."""
+        floor = self._limits.watchdog_s
+        return self.forecast.watchdog(member.worker.device, network, rows, floor)
+
+    def landed(
+        self, group: Group, rows: Rows, inputs: Mapping[str, np.ndarray], output: np.ndarray
+    ) -> None:
+        """Rows took their step; the output is finite and of the right shape."""
+        for outcome in self.pipeline.absorb(group, rows, inputs, output, self._clock()):
+            self._end(outcome)
+
+    def measured(self, member: Member, group: Group, rows: int, seconds: float | None) -> None:
+        """A call returned after `seconds`, or failed (None)."""
+        totals = self.stages[group.stage]
+        if seconds is None:
+            self.stages[group.stage] = replace(totals, failed_batches=totals.failed_batches + 1)
+            return
+        self.stages[group.stage] = replace(
+            totals,
+            batches=totals.batches + 1,
+            rows=totals.rows + rows,
+            seconds=totals.seconds + seconds,
+        )
+        self.costs.observe(member.worker.device, group.network, rows, seconds)
+        if self._observer is not None:
+            self._observer.model_call(group.stage, rows, seconds)
+
+    def failed(self, owner: int, error: EngineError) -> None:
+        """A request cannot be answered."""
+        self._end(Outcome(owner, error))
+
+    def changed(self, member: Member) -> None:
+        """A worker went down or came up."""
+        if self._observer is not None:
+            self._observer.worker_changed(member.name, member.condition == "up")
+
+    def _end(self, outcome: Outcome) -> None:
+        self.pipeline.remove(outcome.owner)
+        answer = self._answers.pop(outcome.owner, None)
+        if answer is None or answer.done():  # cancelled in this very turn of the event loop
+            return
+        if isinstance(outcome.result, EngineError):
+            answer.set_exception(outcome.result)
+        else:
+            answer.set_result(outcome.result)
