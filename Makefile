@@ -39,6 +39,7 @@ format: $(VENV)/.test  ## put the code into shape
 
 benchmark: $(VENV)/.test  ## print the service's measured costs on this machine
 	$(BIN)/python -m tests.benchmarks.service
+	$(BIN)/python -m tests.benchmarks.promises
 
 train-demo: $(VENV)/.test  ## train, measure and export the shipped model from nothing
 	$(BIN)/python -m training.autoencoder --run small --out runs/autoencoder

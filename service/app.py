@@ -90,7 +90,9 @@ def create_app(settings: Settings) -> FastAPI:
         settings.max_upload_bytes, settings.upload_timeout_s, settings.answer_timeout_s
     )
     app.include_router(prediction_routes(predictor, admission, transfer_limits))
-    app.include_router(operation_routes(catalog, metrics, ready=lambda: life.ready))
+    app.include_router(
+        operation_routes(catalog, metrics, ready=lambda: life.ready and not engine.is_out)
+    )
     app.add_middleware(AnswerWhenCancelled)
     app.add_middleware(ObserveRequests, metrics=metrics)  # the last is the outermost: it sees all
     install_problems(app)

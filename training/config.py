@@ -74,6 +74,7 @@ def generalist(model: str, steps: int) -> FinetuneRun:
     return FinetuneRun(
         model=MODELS[model],
         loop=LoopConfig(steps=steps),
+        loss=LossConfig(draws=1),
         shares={"depth": 3, "flow": 2, "amodal": 1},
         rows={"depth": 32, "flow": 16, "amodal": 24},
         pool=PoolConfig(compiled=True),
@@ -96,7 +97,7 @@ AUTOENCODER_RUNS: Mapping[str, Callable[[], AutoencoderRun]] = MappingProxyType(
 )
 FINETUNE_RUNS: Mapping[str, Callable[[], FinetuneRun]] = MappingProxyType(
     {
-        "shipped": partial(generalist, "decoupled", 7_400),
+        "shipped": partial(generalist, "decoupled", 14_500),
         "decoupled": partial(generalist, "decoupled", 1_000),
         "concatenated": partial(generalist, "concatenated", 1_000),
         "tiny": partial(finetune_tiny, "tiny"),

@@ -11,16 +11,9 @@ from itertools import pairwise
 from service.api.knobs import AUTO, DEFAULT_TOLERANCE, Knobs
 from service.api.terms import Call
 from service.core.artifact import MAX_MEMBERS, ServedTask
+from service.core.budget import Choice, PlanError, fit_errors
 from service.engine.adaptive import ROUNDS
-from service.engine.planner import (
-    Choice,
-    Pace,
-    PlanError,
-    fit_errors,
-    plan_evaluations,
-    plan_quality,
-    plan_time,
-)
+from service.engine.planner import Pace, plan_evaluations, plan_quality, plan_time
 from service.engine.request import Plan
 from service.errors import InvalidField
 

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from service.core.artifact import MAX_MEMBERS, MAX_STEPS
+from service.core.budget import Quality
 from service.core.ensemble import Reduction
 from service.core.tasks import Task
-from service.engine.planner import Quality
 from service.engine.request import MAX_SEED
 from service.errors import InvalidField
 

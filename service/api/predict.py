@@ -153,7 +153,9 @@ class Predictor:
         num_components = len(choice.components)
         planned = choose_plan(knobs, choice.served, num_components, choice.seed, moment)
         size = _render_size(scene, planned.plan.members)
-        render_s = self._render_costs.typical_ms(choice.kind, size) / 1000
+        render_s = 0.0
+        if call.deadline is not None:
+            render_s = self._render_costs.typical_ms(choice.kind, size) / 1000
         prompted = choice.served.prompt == "second"
         return PredictionRequest(
             model=choice.model,

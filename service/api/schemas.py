@@ -7,9 +7,10 @@ from pydantic import BaseModel, Field
 
 from service.api.budgets import rounded
 from service.core.artifact import Artifact, ServedTask
+from service.core.budget import QUALITIES, Choice, Quality, fit_errors
 from service.core.ensemble import Reduction
 from service.core.tasks import TASKS, TaskName
-from service.engine.planner import QUALITIES, Choice, Quality, fit_errors, frontier, plan_quality
+from service.engine.planner import frontier, plan_quality
 
 
 class ImageData(BaseModel):

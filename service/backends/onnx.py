@@ -32,8 +32,12 @@ def available_devices() -> tuple[str, ...]:
     """`cuda:0`, `cuda:1`, ... where the installed runtime can use such, else `cpu`."""
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return ("cpu",)
-    cards = len(list(_NVIDIA_CARDS.iterdir())) if _NVIDIA_CARDS.is_dir() else 1
-    return tuple(f"cuda:{index}" for index in range(cards))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        cards = len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    else:
+        cards = len(list(_NVIDIA_CARDS.iterdir())) if _NVIDIA_CARDS.is_dir() else 0
+    return tuple(f"cuda:{index}" for index in range(cards)) or ("cpu",)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class OnnxBackend:
     ) -> None:
         if instances < 1 or (threads is not None and threads < 1):
             raise ValueError("instances and threads must be at least 1")
+        if not devices or len(set(devices)) != len(devices):
+            raise ValueError("devices must be one or more different ones")
         options = _session_options(threads or max(1, available_cores() // instances))
         served = list(models)
         workers: list[OnnxWorker] = []

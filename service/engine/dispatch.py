@@ -59,7 +59,7 @@ class Dispatcher:
     def __init__(
         self, pool: Pool, work: Work, *, clock: Callable[[], float], outage_s: float
     ) -> None:
-        """Without any worker for `outage_s` every request fails."""
+        """Needs a running event loop. Without any worker for `outage_s` every request fails."""
         self._pool = pool
         self._work = work
         self._clock = clock
@@ -76,6 +76,7 @@ class Dispatcher:
             outage_s=outage_s,
         )
         self._running = True
+        self._health.mind_outage()
 
     @property
     def num_flights(self) -> int:
@@ -102,7 +103,9 @@ class Dispatcher:
 
     def leave(self, name: str) -> None:
         """Use a worker no more; its calls under way may return."""
-        self._pool.leave(name)
+        member = self._pool.leave(name)
+        if member is not None:
+            self._work.changed(member)
         self._health.mind_outage()
 
     def fill(self) -> None:
@@ -138,7 +141,12 @@ class Dispatcher:
         return False
 
     def _launch(self, member: Member, batch: Batch[Trajectory]) -> None:
-        inputs = arrays.INPUTS[batch.group.stage](batch.rows)
+        try:
+            inputs = arrays.INPUTS[batch.group.stage](batch.rows)
+        except Exception:  # such as no memory: the rows have left the queue and must not be lost
+            logger.exception("a batch to %s could not be made", batch.group.stage)
+            self._interrupt(batch)
+            return
         flight = _Flight(member, batch, inputs, self._clock())
         task = self._loop().create_task(call_worker(member.worker, batch.group.model, inputs))
         seconds = self._work.watchdog_s(member, batch.group.network, len(batch.rows))
@@ -156,14 +164,18 @@ class Dispatcher:
             self._take_in(flight, task)
         except Exception:  # a defect of ours: nobody may be left waiting for it
             logger.exception("a batch to %s was lost", flight.batch.group.stage)
-            for owner in {row.owner for row in flight.batch.rows}:
-                error = EngineError(f"{flight.batch.group.stage} was interrupted")
-                self._work.failed(owner, error)
+            self._interrupt(flight.batch)
         self.fill()
 
+    def _interrupt(self, batch: Batch[Trajectory]) -> None:
+        for owner in {row.owner for row in batch.rows}:
+            self._work.failed(owner, EngineError(f"{batch.group.stage} was interrupted"))
+
     def _take_in(self, flight: _Flight, task: asyncio.Task[np.ndarray]) -> None:
-        batch = flight.batch
-        seconds = self._clock() - flight.started
+        batch, now = flight.batch, self._clock()
+        # A second call to a worker waits there behind the first one.
+        seconds = now - max(flight.started, flight.member.last_return)
+        flight.member.last_return = now
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         if error is None and not arrays.fits_output(batch.group.stage, batch.rows, task.result()):
             error = BackendError(f"{batch.group.model} returned {task.result().shape}")

@@ -114,6 +114,11 @@ class Engine:
         others = self._work.pipeline
         return self._work.forecast.pace(artifact, task, num_components, terms, others, surely=True)
 
+    @property
+    def is_out(self) -> bool:
+        """Whether no worker has been usable for longer than is waited for one."""
+        return self._dispatcher is not None and self._dispatcher.is_out
+
     def drain_s(self) -> float:
         """Seconds until what is under way now will be done."""
         pipeline = self._work.pipeline
@@ -150,9 +155,23 @@ class Engine:
         if len(pipeline) >= limits.requests:
             raise EngineBusy(f"{limits.requests} requests are under way", self.drain_s())
         # A lone request is always let in: what it may ask for is another limit's business.
-        if len(pipeline) and pipeline.num_evaluations + request.evaluations > limits.evaluations:
+        wanted = pipeline.num_evaluations + request.evaluations
+        if len(pipeline) and wanted > limits.evaluations and not self._is_owed(request, wanted):
             held = f"{pipeline.num_evaluations} of {limits.evaluations} evaluations are queued"
             raise EngineBusy(held, self.drain_s())
+
+    def _is_owed(self, request: PredictionRequest, wanted: int) -> bool:
+        """Whether a queue that others have filled takes a request yet, up to twice its bound.
+
+        So it does for a caller who with it would hold no more than his even part of the bound.
+        """
+        callers, own = {request.terms.caller}, request.evaluations
+        for live in self._work.pipeline:
+            caller = live.run.request.terms.caller
+            callers.add(caller)
+            own += live.left["denoise"] if caller == request.terms.caller else 0
+        most = self._limits.evaluations
+        return own <= most / len(callers) and wanted <= 2 * most
 
     def _check_deadline(self, request: PredictionRequest) -> None:
         deadline = request.terms.deadline

@@ -4,8 +4,8 @@ A class holds flows (its callers), a flow holds lanes (its requests), a lane hol
 for calls of one group is a ring: a heap of flows, each with a heap of lanes.
 """
 
-from collections import deque
-from dataclasses import dataclass
+from collections import Counter, deque
+from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import Generic
 
@@ -14,24 +14,42 @@ from service.engine.groups import Group, R
 
 @dataclass(slots=True, eq=False)
 class Class:
-    """Callers that divide a share among them."""
+    """Callers that divide a share among them, `num_callers` over all its flows."""
 
     share: float
-    num_flows: int = 0
+    num_callers: int = 0
 
 
 @dataclass(slots=True, eq=False)
 class Flow:
-    """A caller in a class (or all deadlines of one); `start` is the tag of who was served last.
+    """A caller in a class, or all that have deadlines there, who count as so many callers.
 
-    Of its `num_lanes`, `num_ready` have rows that wait.
+    `callers` are their requests by name; `num_ready` requests have rows that wait; `start` is the
+    tag of who was served last.
     """
 
     owner_class: Class
     tag: float = 0.0
     start: float = 0.0
-    num_lanes: int = 0
+    callers: Counter[str] = field(default_factory=Counter)
     num_ready: int = 0
+
+    def charge(self, cost: float) -> None:
+        """Let its turn come later for what it was given."""
+        peers = self.owner_class
+        self.tag += cost * peers.num_callers / (peers.share * len(self.callers))
+
+    def enter(self, caller: str) -> None:
+        """Count one more request of a caller."""
+        self.owner_class.num_callers += caller not in self.callers
+        self.callers[caller] += 1
+
+    def leave(self, caller: str) -> None:
+        """Count one request of a caller less."""
+        self.callers[caller] -= 1
+        if not self.callers[caller]:
+            del self.callers[caller]
+            self.owner_class.num_callers -= 1
 
 
 @dataclass(slots=True, eq=False)

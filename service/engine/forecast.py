@@ -13,8 +13,8 @@ from service.engine.groups import Group, Network
 from service.engine.pipeline import Live
 from service.engine.planner import Pace
 from service.engine.pool import Pool
-from service.engine.request import PredictionRequest, Terms
-from service.engine.scheduler import DEADLINE_SHARE, SHARES
+from service.engine.request import PredictionRequest, Priority, Terms
+from service.engine.scheduler import SHARES
 
 _UNKNOWN_ROW_S = 1e-3  # only its ratio to others matters, and only until the first call
 
@@ -36,18 +36,25 @@ class Forecast:
         That is all their work at the rate of full batches, or the longest of them, whose steps
         follow each other however many workers are free.
         """
-        paths = (self._path(live) for live in requests)
-        return max(self.work(pending), max(paths, default=0.0))
+        known: dict[tuple[Network, int], float] = {}
 
-    def _path(self, live: Live) -> float:
-        """Seconds for what is left of a request if it were alone."""
-        rows = len(live.run.trajectories)
-        num_steps = math.ceil(live.left["denoise"] / rows)
-        return (
-            live.left["encode"] * self._round(live.groups["encode"].network, 1, [], False)
-            + num_steps * self._round(live.groups["denoise"].network, rows, [], False)
-            + self._round(live.groups["decode"].network, live.left["decode"], [], False)
-        )
+        def alone(network: Network, rows: int) -> float:
+            if (network, rows) not in known:  # requests are many and alike
+                known[network, rows] = self._round(network, rows, [], False)
+            return known[network, rows]
+
+        def path(live: Live) -> float:
+            rows = len(live.run.trajectories)
+            if live.left["denoise"] and not live.left["encode"]:
+                rows = live.num_open  # those of the present round that are still being denoised
+            num_steps = math.ceil(live.left["denoise"] / rows)
+            return (
+                live.left["encode"] * alone(live.groups["encode"].network, 1)
+                + num_steps * alone(live.groups["denoise"].network, rows)
+                + alone(live.groups["decode"].network, live.left["decode"])
+            )
+
+        return max(self.work(pending), max(map(path, requests), default=0.0))
 
     def work(self, rows: Mapping[Group, int]) -> float:
         """Seconds until all workers together have taken so many rows of each group."""
@@ -73,7 +80,10 @@ class Forecast:
         `surely` takes for every call what nearly all calls stay below.
         """
         competing = [
-            (len(live.run.trajectories), _share(live.run.request.terms) / _share(terms))
+            (
+                len(live.run.trajectories),
+                SHARES[live.run.request.terms.priority] / SHARES[terms.priority],
+            )
             for live in others
         ]
         spec, latent = artifact.encoder(task.encoder), artifact.latent
@@ -95,8 +105,8 @@ class Forecast:
     def finish(self, request: PredictionRequest, others: Iterable[Live]) -> float:
         """Seconds until a request with a deadline would be answered if it came now.
 
-        Requests of its class with an earlier deadline go first; the other classes take their share
-        for as long as they have work.
+        Requests of its class with an earlier deadline go first; the others take their shares for as
+        long as they have work.
         """
         plan, terms = request.plan, request.terms
         alone = self.pace(
@@ -108,17 +118,23 @@ class Forecast:
             + alone.finish_ms[plan.members - 1]
         ) / 1e3
         ahead = beside = 0.0
-        shares: dict[tuple[str, bool], float] = {}
+        with_deadline, without = {terms.caller}, set[str]()
+        shares: dict[Priority, float] = {}
         for live in others:
             theirs = live.run.request.terms
             work = self.work({live.groups[stage]: rows for stage, rows in live.left.items()})
             if theirs.priority == terms.priority and theirs.deadline is not None:
+                with_deadline.add(theirs.caller)
                 ahead += work if theirs.deadline <= (terms.deadline or math.inf) else 0.0
+                continue
+            beside += work
+            if theirs.priority == terms.priority:
+                without.add(theirs.caller)
             else:
-                beside += work
-                shares[theirs.priority, theirs.deadline is not None] = _share(theirs)
-        slowed = (own + ahead) * sum(shares.values()) / _share(terms)
-        return own + ahead + min(beside, slowed)
+                shares[theirs.priority] = SHARES[theirs.priority]
+        share = SHARES[terms.priority] * len(with_deadline) / len(with_deadline | without)
+        rest = sum(shares.values()) + SHARES[terms.priority] - share
+        return own + ahead + min(beside, (own + ahead) * rest / share)
 
     def watchdog(self, device: str, network: Network, rows: int, floor: float) -> float:
         """Seconds after which a call is taken to hang: `floor`, or far beyond what it should take.
@@ -157,7 +173,3 @@ class Forecast:
             for device in sorted(set(self._devices()))
         ]
         return max((seconds for seconds in known if seconds is not None), default=0.0)
-
-
-def _share(terms: Terms) -> float:
-    return SHARES[terms.priority] * (1.0 if terms.deadline is None else DEADLINE_SHARE)

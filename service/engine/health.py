@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Inputs = Mapping[str, np.ndarray]
 
-LONGEST_PAUSE_S = 4.0  # between probes: a worker that is back is found within ten seconds
+LONGEST_PAUSE_S = 4.0  # between probes: one that refuses calls is found soon after it is back
 
 
 class Health:

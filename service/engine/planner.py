@@ -13,15 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from service.core.artifact import MAX_MEMBERS, MAX_STEPS
-
-# Its callers import these from here.
-from service.core.budget import QUALITIES as QUALITIES
-from service.core.budget import TIE, cheapest
-from service.core.budget import Choice as Choice
-from service.core.budget import ErrorModel as ErrorModel
-from service.core.budget import PlanError as PlanError
-from service.core.budget import Quality as Quality
-from service.core.budget import fit_errors as fit_errors
+from service.core.budget import TIE, Choice, ErrorModel, PlanError, Quality, cheapest
 
 _STEPS = np.arange(1, MAX_STEPS + 1)[:, None]  # (200, 1)
 _MEMBERS = np.arange(1, MAX_MEMBERS + 1)  # (20,)

@@ -4,6 +4,7 @@ A worker whose call failed or hangs gets no calls until a probe of it has succee
 loop; when and how to probe is the engine's business.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -15,12 +16,15 @@ Condition = Literal["up", "down", "leaving"]
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A worker as the pool sees it; `num_calls` are under way, hung ones included. Mutable."""
+    """A worker as the pool sees it; `num_calls` are under way. Mutable.
+
+    `last_return` is when a call of it last came back, on the engine's clock.
+    """
 
     worker: Worker
     condition: Condition = "up"
     num_calls: int = 0
-    num_failed_probes: int = 0
+    last_return: float = -math.inf
 
     @property
     def name(self) -> str:
@@ -51,12 +55,13 @@ class Pool:
         member = self._members[worker.name] = Member(worker)
         return member
 
-    def leave(self, name: str) -> None:
+    def leave(self, name: str) -> Member | None:
         """Give a worker no further calls, and forget it when those under way are back."""
         member = self._members.get(name)
         if member is not None:
             member.condition = "leaving"
             self._forget_if_idle(member)
+        return member
 
     def took(self, member: Member) -> None:
         """A call of it has begun."""

@@ -38,9 +38,9 @@ async def _profile(
         budget_s = _BUDGET_S / len(networks)
         begun, rows = clock(), 1
         try:
-            await worker.run(name, sample_inputs(signature, 1))  # the first call allocates
             while rows <= min(_MOST_ROWS, costs.max_rows(worker.device, network, _MOST_ROWS)):
                 inputs = sample_inputs(signature, rows)
+                await worker.run(name, inputs)  # the first call of a size allocates
                 started = clock()
                 await worker.run(name, inputs)
                 costs.observe(worker.device, network, rows, clock() - started)

@@ -7,6 +7,7 @@ The order is start-time fair queueing (Goyal, Vin and Cheng, 1996) on three leve
 the workers by weight, callers of a class evenly, a caller's requests evenly. Everyone's tag grows
 by the cost of what he was given, over his share; the lowest tag is next. Who was away starts at
 the present lowest tag: no credit is saved up, and a newcomer is never behind those already served.
+Callers with deadlines stand together, with the shares of all of them, the earliest deadline first.
 """
 
 from collections import deque
@@ -19,10 +20,7 @@ from service.engine.groups import Batch, Group, R
 from service.engine.request import Priority, Terms
 
 SHARES: dict[Priority, float] = {"high": 16.0, "normal": 4.0, "low": 1.0}
-"""Of the workers, for each class that has work; among callers of one class it is divided."""
-DEADLINE_SHARE = 4.0
-"""Requests with a deadline are a class beside that of their priority, with so many times its share;
-among them the earliest deadline is first."""
+"""Of the workers, for each class that has work; it is divided evenly among the class's callers."""
 
 
 class StepScheduler(Generic[R]):
@@ -37,9 +35,9 @@ class StepScheduler(Generic[R]):
     def __init__(self, row_cost: Callable[[Group], float] = lambda _: 1.0) -> None:
         """`row_cost` says what a row of a group costs, above 0, in any unit."""
         self._row_cost = row_cost
-        self._classes: dict[tuple[Priority, bool], Class] = {}
+        self._classes: dict[Priority, Class] = {}
         self._flows: dict[tuple[Priority, str | None], Flow] = {}
-        self._lanes: dict[int, tuple[tuple[Priority, str | None], Lane[R]]] = {}
+        self._lanes: dict[int, tuple[Terms, Lane[R]]] = {}
         self._rings: dict[Group, Ring[R]] = {}
         self._start = 0.0  # tag of the flow that was served last
         self._num_turns = 0
@@ -56,16 +54,12 @@ class StepScheduler(Generic[R]):
 
     def admit(self, owner: int, terms: Terms) -> None:
         """Let a request in, under its number and on its terms."""
-        timed = terms.deadline is not None
-        key = (terms.priority, None if timed else terms.caller)
-        flow = self._flows.get(key)
+        flow = self._flows.get(_flow_of(terms))
         if flow is None:
-            share = SHARES[terms.priority] * (DEADLINE_SHARE if timed else 1.0)
-            peers = self._classes.setdefault((terms.priority, timed), Class(share))
-            flow = self._flows[key] = Flow(peers, tag=self._start)
-            peers.num_flows += 1
-        flow.num_lanes += 1
-        self._lanes[owner] = (key, Lane(owner, flow, terms.deadline, flow.start, deque()))
+            peers = self._classes.setdefault(terms.priority, Class(SHARES[terms.priority]))
+            flow = self._flows[_flow_of(terms)] = Flow(peers, tag=self._start)
+        flow.enter(terms.caller)
+        self._lanes[owner] = (terms, Lane(owner, flow, terms.deadline, flow.start, deque()))
 
     def add(self, group: Group, rows: Sequence[R]) -> None:
         """Queue the rows of one admitted request for a stage; it leaves the stage before.
@@ -134,7 +128,7 @@ class StepScheduler(Generic[R]):
         turn = ring.first()
         flow, lane = turn.flow, turn.lanes[0]
         self._start, flow.start = max(self._start, flow.tag), max(flow.start, lane.tag)
-        flow.tag += cost * flow.owner_class.num_flows / flow.owner_class.share
+        flow.charge(cost)
         lane.tag += cost
         row = lane.ready.popleft()
         if not lane.ready:
@@ -154,7 +148,7 @@ class StepScheduler(Generic[R]):
         known = self._lanes.pop(owner, None)
         if known is None:
             return
-        key, lane = known
+        terms, lane = known
         if lane.ready and lane.group is not None:
             ring = self._rings[lane.group]
             ring.discard(lane)
@@ -162,10 +156,14 @@ class StepScheduler(Generic[R]):
             ring.num_rows -= len(lane.ready)
             if not ring.num_rows:
                 del self._rings[lane.group]
-        lane.flow.num_lanes -= 1
-        if not lane.flow.num_lanes:
-            lane.flow.owner_class.num_flows -= 1
-            del self._flows[key]
+        lane.flow.leave(terms.caller)
+        if not lane.flow.callers:
+            del self._flows[_flow_of(terms)]
+
+
+def _flow_of(terms: Terms) -> tuple[Priority, str | None]:
+    """Whom a request stands with: its caller, or everybody of its class who has a deadline."""
+    return (terms.priority, terms.caller if terms.deadline is None else None)
 
 
 def _first_of_ring(item: tuple[Group, Ring[R]]) -> tuple[float, tuple[float, int]]:

@@ -11,8 +11,9 @@ from service.api.budgets import Moment, Planned, choose_plan, expected_error
 from service.api.knobs import Knobs, parse_knobs
 from service.api.terms import Call
 from service.core.artifact import CalibrationPoint, ServedTask
+from service.core.budget import fit_errors
 from service.core.tasks import TASKS
-from service.engine.planner import Pace, fit_errors, frontier
+from service.engine.planner import Pace, frontier
 from service.engine.request import Plan
 from service.errors import InvalidField
 from tests.support.tiny_repository import tiny_artifact

@@ -17,6 +17,7 @@ from service.api.docs import description
 from service.api.inputs import prepare_inputs
 from service.api.problems import Problem
 from service.api.render import render
+from service.core.budget import fit_errors
 from service.core.tasks import TASKS
 from service.engine.errors import (
     DeadlineImpossible,
@@ -26,7 +27,7 @@ from service.engine.errors import (
     EngineStopped,
     NoWorker,
 )
-from service.engine.planner import Pace, fit_errors
+from service.engine.planner import Pace
 from service.engine.request import Plan
 from tests.support.pictures import task_files
 from tests.support.scripted_engine import Clock, Desk

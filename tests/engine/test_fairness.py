@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from service.engine.groups import Batch, Group
 from service.engine.request import Priority, Terms
-from service.engine.scheduler import DEADLINE_SHARE, SHARES, StepScheduler
+from service.engine.scheduler import SHARES, StepScheduler
 from tests.engine.test_scheduler import GROUPS, FakeRow, admit, come_back, owners, take
 
 PAIRS: list[tuple[Priority, Priority]] = [("high", "normal"), ("high", "low"), ("normal", "low")]
@@ -116,7 +116,7 @@ def test_classes_share_by_weight(pair: tuple[Priority, Priority], max_rows: int)
 
 
 def test_low_priority_waits_for_a_bounded_number_of_rows() -> None:
-    """Beside every other class, each with a deadline class of its own, all with endless work."""
+    """Beside every other class, with and without deadlines, all with endless work."""
     scheduler = make_scheduler()
     everyone = [(p, d) for p in SHARES for d in (None, 1.0) if (p, d) != ("low", None)]
     for owner, (priority, deadline) in enumerate(everyone):
@@ -125,8 +125,9 @@ def test_low_priority_waits_for_a_bounded_number_of_rows() -> None:
     for _ in range(100):
         come_back(scheduler, take(scheduler, 8))
     admit(scheduler, 99, 4, steps=10**6, terms=Terms(priority="low"))
-    shares = [SHARES[p] * (DEADLINE_SHARE if d else 1.0) for p, d in everyone]
-    most = sum(shares) + len(shares)  # what the others may take for one row of it, and one each
+    # Two callers divide each class; what the others may take for one row of it, and one each:
+    others = sum(SHARES[priority] / 2 for priority, _ in everyone)
+    most = others / (SHARES["low"] / 2) + len(everyone)
     since = 0
     for _ in range(500):
         batch = take(scheduler, 8)
@@ -201,13 +202,14 @@ def test_the_earliest_deadline_is_first(deadlines: list[int], max_rows: int) -> 
     assert order == sorted(order)
 
 
-def test_a_deadline_counts_four_times_beside_the_rest_of_its_class() -> None:
+def test_callers_with_deadlines_have_the_shares_of_all_of_them_and_no_more() -> None:
     scheduler = make_scheduler()
-    admit(scheduler, 1, 64, steps=10**6, terms=Terms(deadline=1.0))
-    admit(scheduler, 2, 64, steps=10**6)
+    admit(scheduler, 1, 64, steps=10**6, terms=Terms(caller="a", deadline=1.0))
+    admit(scheduler, 2, 64, steps=10**6, terms=Terms(caller="b", deadline=2.0))
+    admit(scheduler, 3, 64, steps=10**6, terms=Terms(caller="c"))
     served: Counter[int] = Counter()
-    for _ in range(50):
+    for _ in range(60):
         batch = take(scheduler, 10)
         served.update(owners(batch))
         come_back(scheduler, batch)
-    assert served[1] == pytest.approx(DEADLINE_SHARE * served[2], abs=DEADLINE_SHARE + 1)
+    assert served[1] + served[2] == pytest.approx(2 * served[3], abs=6)

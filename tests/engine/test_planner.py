@@ -9,20 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.core.artifact import CalibrationPoint
-from service.core.budget import TIE
-from service.engine.planner import (
-    QUALITIES,
-    Choice,
-    ErrorModel,
-    Pace,
-    PlanError,
-    Quality,
-    fit_errors,
-    frontier,
-    plan_evaluations,
-    plan_quality,
-    plan_time,
-)
+from service.core.budget import QUALITIES, TIE, Choice, ErrorModel, PlanError, Quality, fit_errors
+from service.engine.planner import Pace, frontier, plan_evaluations, plan_quality, plan_time
 from tests.support.calibrations import STEPS, Points, lawful_table, noisy_tables
 
 COMPONENTS = st.integers(1, 3)

@@ -69,7 +69,7 @@ def assert_no_trace(scheduler: StepScheduler[FakeRow]) -> None:
     assert scheduler.num_ready == 0
     for name in ("_flows", "_lanes", "_rings"):
         assert not vars(scheduler)[name]
-    assert all(peers.num_flows == 0 for peers in vars(scheduler)["_classes"].values())
+    assert all(peers.num_callers == 0 for peers in vars(scheduler)["_classes"].values())
 
 
 class Scheduling(RuleBasedStateMachine):
