@@ -27,7 +27,7 @@ from tests.benchmarks.service import grainy, resident_mb, serving
 from tests.benchmarks.ticks import depth_request
 from tests.support.pictures import encode
 
-BUDGETS_MS = (100, 200, 400, 800, 1600)
+BUDGETS_MS = (70, 100, 150, 200, 400, 800)
 QUEUES = ((8, 2, 2), (16, 10, 5), (32, 25, 3), (4, 50, 20))  # requests of steps x members
 LARGE = (4000, 3000)  # px: 12 megapixels
 
