@@ -54,7 +54,10 @@ class Flow:
 
 @dataclass(slots=True, eq=False)
 class Lane(Generic[R]):
-    """One request's rows; `ready` holds those that no call has in hand."""
+    """One request's rows; `ready` holds those that no call has in hand.
+
+    `rank` is the place among the lanes of its flow, which all have a deadline or all have none.
+    """
 
     owner: int
     flow: Flow
@@ -62,11 +65,15 @@ class Lane(Generic[R]):
     tag: float
     ready: deque[R]
     group: Group | None = None
+    rank: tuple[float, int] = (0.0, 0)
 
-    @property
-    def rank(self) -> tuple[float, int]:
-        """Place among the lanes of its flow, which all have a deadline or all have none."""
-        return (self.tag if self.deadline is None else self.deadline, self.owner)
+    def __post_init__(self) -> None:
+        self.move_to(self.tag)
+
+    def move_to(self, tag: float) -> None:
+        """Set the tag, and the rank that follows from it: kept, since heaps compare it often."""
+        self.tag = tag
+        self.rank = (tag if self.deadline is None else self.deadline, self.owner)
 
     def __lt__(self, other: "Lane[R]") -> bool:
         return self.rank < other.rank

@@ -98,7 +98,7 @@ class StepScheduler(Generic[R]):
     def _catch_up(self, lane: Lane[R]) -> None:
         """Let a lane, and a flow, that had nothing to wait for start with those that are served."""
         flow = lane.flow
-        lane.tag = max(lane.tag, flow.start)
+        lane.move_to(max(lane.tag, flow.start))
         if not flow.num_ready:
             flow.tag = max(flow.tag, self._start)
         flow.num_ready += 1
@@ -127,9 +127,12 @@ class StepScheduler(Generic[R]):
     def _take(self, ring: Ring[R], cost: float) -> R:
         turn = ring.first()
         flow, lane = turn.flow, turn.lanes[0]
-        self._start, flow.start = max(self._start, flow.tag), max(flow.start, lane.tag)
+        if flow.tag > self._start:
+            self._start = flow.tag
+        if lane.tag > flow.start:
+            flow.start = lane.tag
         flow.charge(cost)
-        lane.tag += cost
+        lane.move_to(lane.tag + cost)
         row = lane.ready.popleft()
         if not lane.ready:
             flow.num_ready -= 1
