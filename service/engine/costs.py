@@ -13,6 +13,7 @@ _SMOOTHING = 0.2  # weight of the newest call
 _WORTH = 0.9  # a larger batch must make a row at least this much cheaper than a smaller one
 _LONGEST_CALL_S = 0.25  # that a batch is grown to: a newcomer waits for the call under way
 _SURELY = 2.5  # mean absolute deviations: 95 of 100 calls of a Gaussian spread stay below 2.1
+_SLOW_SMOOTHING = 0.05  # of what a row costs in full batches: a rate is for seconds to come
 _DERIVE_EVERY = 32  # calls; what follows from the table is then worked out anew
 _TRY_AGAIN_AFTER = 256  # calls: machines change, and a first measurement may have been disturbed
 
@@ -47,7 +48,7 @@ class CostTable:
         self._known: dict[tuple[str, Hashable], dict[int, _Measured]] = {}
         self._num_observed = 0
         self._worth: dict[tuple[str, Hashable], tuple[int, int]] = {}
-        self._rates: dict[tuple[str, Hashable], float | None] = {}
+        self._full: dict[tuple[str, Hashable], tuple[int, float]] = {}  # size, seconds of a row
 
     def observe(self, device: str, network: Hashable, rows: int, seconds: float) -> None:
         """Learn from a call that returned."""
@@ -61,7 +62,22 @@ class CostTable:
             sizes[size].include(rows, seconds, self._num_observed)
         if new or self._num_observed % _DERIVE_EVERY == 0:
             self._worth.clear()
-            self._rates.clear()
+        self._follow(device, network, rows, seconds)
+
+    def _follow(self, device: str, network: Hashable, rows: int, seconds: float) -> None:
+        """Learn what a row costs in full batches.
+
+        The size that looks cheapest does so in part by chance; what such calls go on to take is
+        the truth.
+        """
+        key, size = (device, network), self._worthwhile(device, network)[0]
+        known_size, row_s = self._full.get(key, (0, 0.0))
+        if known_size != size:
+            found = self._known[key].get(size)
+            row_s = seconds / rows if found is None else found.per_row
+        elif rows >= size:
+            row_s += _SLOW_SMOOTHING * (seconds / rows - row_s)
+        self._full[key] = (size, row_s)
 
     def seconds(
         self, device: str, network: Hashable, rows: int, *, surely: bool = False
@@ -89,13 +105,9 @@ class CostTable:
         return min(most, self._worthwhile(device, network)[1])
 
     def rate(self, device: str, network: Hashable) -> float | None:
-        """Rows per second of one worker at its best batch, or None where nothing is known."""
-        key = (device, network)
-        if key not in self._rates:
-            rows = self._worthwhile(device, network)[0]
-            seconds = self.seconds(device, network, rows)
-            self._rates[key] = rows / seconds if seconds else None
-        return self._rates[key]
+        """Rows per second of one worker in full batches, or None where nothing is known."""
+        _, row_s = self._full.get((device, network), (0, 0.0))
+        return 1 / row_s if row_s else None
 
     def rows_per_second(self, devices: Sequence[str], network: Hashable) -> float | None:
         """Rows per second of workers on these devices together, None where nothing is known.
