@@ -151,7 +151,7 @@ def _load(path: Path, device: str, options: ort.SessionOptions) -> ort.Inference
     try:
         session = ort.InferenceSession(path, options, providers=[(provider, settings)])
     except Exception as error:  # the runtime's errors share no base class but this one
-        raise BackendError(f"{path} does not load: {error}") from error
+        raise BackendError(f"{path} does not load on {device}: {error}") from error
     if session.get_providers()[0] != provider:  # else it would serve from the CPU without a word
         raise BackendError(f"{device} cannot be used: the runtime could not start {provider}")
     return session

@@ -178,13 +178,14 @@ class Engine:
         if deadline is None:
             return
         left = deadline - self._clock()
+        finish = self._work.forecast.finish(request, self._work.pipeline)
+        if finish <= left:
+            return
         alone = self._work.forecast.finish(request, ())
         if alone > left:
             raise DeadlineImpossible(f"the answer takes about {1e3 * alone:.0f} ms", math.inf)
-        finish = self._work.forecast.finish(request, self._work.pipeline)
-        if finish > left:
-            queued = f"with what is queued the answer takes about {1e3 * finish:.0f} ms"
-            raise DeadlineImpossible(queued, finish - left)
+        queued = f"with what is queued the answer takes about {1e3 * finish:.0f} ms"
+        raise DeadlineImpossible(queued, finish - left)
 
     def _time_out(self, owner: int, deadline: float | None) -> asyncio.TimerHandle | None:
         if deadline is None:

@@ -155,11 +155,11 @@ def main() -> None:
     results: dict[str, Replay] = {}
     ways: list[Way] = []
     for system in (percept(repository), *others):
-        with running(system) as url:
-            results[system.name] = asyncio.run(replay(f"{url}/depth", trace, image))
+        with running(system) as server:
+            results[system.name] = asyncio.run(replay(f"{server.url}/depth", trace, image))
             if not ways:  # the first is ours
                 ways = asyncio.run(
-                    compare_ensembles(f"{url}/depth", image, (5, 10), 10, options.repeats)
+                    compare_ensembles(f"{server.url}/depth", image, (5, 10), 10, options.repeats)
                 )
     print_trace(console, results)
     if len(others) == 1:

@@ -23,7 +23,8 @@ from service.backends.base import model_tensors
 from service.backends.onnx import OnnxBackend
 from service.engine.engine import Engine
 from tests.benchmarks.request_level import load_model
-from tests.benchmarks.service import grainy, resident_mb, serving
+from tests.benchmarks.servers import percept, running
+from tests.benchmarks.service import grainy, resident_mb
 from tests.benchmarks.ticks import depth_request
 from tests.support.pictures import encode
 
@@ -112,12 +113,12 @@ def main() -> None:
     parser.add_argument("--crowd", type=int, default=500, help="calls at once with 12 megapixels")
     options = parser.parse_args()
     console = Console()
-    with serving(options.repository) as server:
+    with running(percept(options.repository)) as server:
         print_budgets(console, server.url, options.repeats)
     asyncio.run(print_drains(console, options.repository))
     noise = np.random.default_rng(2).normal(128, 40, (LARGE[1], LARGE[0], 3))
     image = encode(np.clip(noise, 0, 255).astype(np.uint8), "JPEG", quality=80)
-    with serving(options.repository) as server:
+    with running(percept(options.repository)) as server:
         answers = asyncio.run(post_at_once(server.url, image, options.crowd))
         peak_mb = resident_mb(server.process)
     told = ", ".join(f"{count} x {status}" for status, count in sorted(answers.items()))

@@ -47,10 +47,19 @@ def request_level(
     return systems
 
 
+@dataclass(frozen=True)
+class Server:
+    """A running server: where it answers, its process, and how long it took to say it is ready."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    ready_s: float
+
+
 @contextmanager
-def running(system: System) -> Iterator[str]:
-    """Start a server, wait until it is ready, give its address; at the end kill its processes."""
-    port = _free_port()
+def running(system: System) -> Iterator[Server]:
+    """Start a server, wait until it is ready, give it out; at the end kill its processes."""
+    port, started = _free_port(), time.perf_counter()
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *system.command, "--port", str(port)],
@@ -63,7 +72,7 @@ def running(system: System) -> Iterator[str]:
             if not _becomes_ready(process, f"{url}{system.ready}"):
                 log.seek(0)
                 raise RuntimeError(f"{system.name} did not start:\n{log.read()[-4000:]}")
-            yield url
+            yield Server(url, process, time.perf_counter() - started)
         finally:
             with suppress(ProcessLookupError):  # it may have ended by itself
                 os.killpg(process.pid, signal.SIGKILL)
@@ -78,7 +87,7 @@ def _becomes_ready(process: subprocess.Popen[bytes], url: str) -> bool:
                 return True
         except httpx.HTTPError:
             pass
-        time.sleep(0.05)
+        time.sleep(0.01)
     return False
 
 

@@ -12,11 +12,7 @@ import argparse
 import re
 import statistics
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -24,6 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.servers import percept, running
 from tests.support.pictures import encode, gradient
 
 WIDTH, HEIGHT = 1920, 1080
@@ -36,38 +33,6 @@ CALLS = (
     ("amodal", "rgb"),
 )
 MODEL_STAGES = ("encode", "denoise", "decode")
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running server: where it answers, its process, and how long it took to say it is ready."""
-
-    url: str
-    process: subprocess.Popen[str]
-    ready_s: float
-
-
-@contextmanager
-def serving(repository: Path) -> Iterator[Server]:
-    """Starts `percept serve` on a free port of the loopback address, and kills it at the end."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "service", "serve", "--port", "0", "--model-repo", str(repository)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        found = next(m for line in lines if (m := re.search(r"running on (http://\S+)", line)))
-        url = found[1].rstrip("/.")
-        while httpx.get(f"{url}/readyz").status_code != httpx.codes.OK:
-            time.sleep(0.01)
-        yield Server(url, process, time.perf_counter() - started)
-    finally:
-        process.kill()
-        process.wait()
 
 
 def grainy() -> np.ndarray:
@@ -94,7 +59,7 @@ def outside_model_ms(response: httpx.Response, wall_ms: float) -> float:
     return wall_ms - sum(float(ms) for stage, ms in pairs if stage in MODEL_STAGES)
 
 
-def resident_mb(process: subprocess.Popen[str]) -> float:
+def resident_mb(process: subprocess.Popen[bytes]) -> float:
     """The most memory that the server has held so far, in MB (Linux)."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     peak = re.search(r"VmHWM:\s+(\d+) kB", status)
@@ -113,7 +78,7 @@ def main() -> None:
     table = Table(title=title)
     for column in ("call", "steps x members", "p50 ms", "p95 ms", "outside the model, p50 ms"):
         table.add_column(column)
-    with serving(options.repository) as server, httpx.Client(timeout=600) as client:
+    with running(percept(options.repository)) as server, httpx.Client(timeout=600) as client:
         for task, output in CALLS:
             files = uploads(task)
             walls, outside, budget = [], [], ""
