@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from training.data.camera import (
+from training.data.procedural.camera import (
     CameraSettings,
     apply_camera,
     apply_camera_to_pair,
@@ -14,7 +14,7 @@ from training.data.camera import (
     draw_settings,
     soften,
 )
-from training.data.textures import make_textures
+from training.data.procedural.textures import make_textures
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -5,14 +5,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data import layers
-from training.data.layer_motion import draw_layer_motion
-from training.data.layers import render_amodal, render_flow
-from training.data.placing import Layer, affine, apply_affine, picture_axes, sample_distance
-from training.data.recipes import RECIPES, recipe_tables
+from training.data.procedural import layers
+from training.data.procedural.layer_motion import draw_layer_motion
+from training.data.procedural.layers import render_amodal, render_flow
+from training.data.procedural.placing import (
+    Layer,
+    affine,
+    apply_affine,
+    picture_axes,
+    sample_distance,
+)
+from training.data.procedural.recipes import RECIPES, recipe_tables
+from training.data.procedural.shapes import make_primitives
+from training.data.procedural.sprites import make_sprites
 from training.data.sample import AmodalBatch, FlowBatch
-from training.data.shapes import make_primitives
-from training.data.sprites import make_sprites
 
 SIZE = 48
 

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.families import FAMILIES
-from training.data.geometry import intersect
-from training.data.motion import Motion, RigidMotion, flow_between, rotation
-from training.data.raycast import draw_scenes, render_depth, render_motion
-from training.data.scene import NUM_LIGHTS, Camera, Scene, Solids
-from training.data.shading import MATERIAL_CHANNELS
+from training.data.procedural.families import FAMILIES
+from training.data.procedural.geometry import intersect
+from training.data.procedural.motion import Motion, RigidMotion, flow_between, rotation
+from training.data.procedural.raycast import draw_scenes, render_depth, render_motion
+from training.data.procedural.scene import NUM_LIGHTS, Camera, Scene, Solids
+from training.data.procedural.shading import MATERIAL_CHANNELS
 
 BURIED = torch.tensor([0.0, 0.0, -1e5])
 
@@ -134,7 +134,7 @@ def at_rest(scene: Scene, count: int) -> Motion:
 
 
 def flow_of(scene: Scene, motion: Motion, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    from training.data.frame import cast, pixel_rays
+    from training.data.procedural.frame import cast, pixel_rays
 
     depth, entry = cast(scene, *pixel_rays(scene.camera, size), False)
     moved = motion.apply(scene)

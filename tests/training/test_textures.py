@@ -3,8 +3,14 @@
 import pytest
 import torch
 
-from training.data.colours import colourise, recolour
-from training.data.textures import FAMILIES, Field, dead_leaves, make_textures, spectral_noise
+from training.data.procedural.colours import colourise, recolour
+from training.data.procedural.textures import (
+    FAMILIES,
+    Field,
+    dead_leaves,
+    make_textures,
+    spectral_noise,
+)
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -19,9 +19,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from training.data.camera import apply_camera, apply_camera_to_pair
-from training.data.layers import render_amodal, render_flow
-from training.data.raycast import render_depth, render_motion
+from training.data.procedural.camera import apply_camera, apply_camera_to_pair
+from training.data.procedural.layers import render_amodal, render_flow
+from training.data.procedural.raycast import render_depth, render_motion
 from training.data.sample import AmodalBatch, Batch, DepthBatch, FlowBatch
 
 B = TypeVar("B", bound=Batch)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.colours import recolour
-from training.data.draws import chance, integers, log_uniform, normal, uniform
-from training.data.shapes import REACH
-from training.data.sprites import FAR, Sprites
+from training.data.procedural.colours import recolour
+from training.data.procedural.draws import chance, integers, log_uniform, normal, uniform
+from training.data.procedural.shapes import REACH
+from training.data.procedural.sprites import FAR, Sprites
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Draws the sample pictures of the README: `python -m training.data.samples service/web/samples`.
+"""Draws the sample pictures: `python -m training.data.procedural.samples service/web/samples`.
 
 One room, two frames of a moving scene, and a half-hidden object with its visible mask, all rendered
 by the project's own generators, so that they may be shipped.
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from training.data.layers import render_amodal, render_flow
 from training.data.mixture import seeded
-from training.data.raycast import render_depth
+from training.data.procedural.layers import render_amodal, render_flow
+from training.data.procedural.raycast import render_depth
 
 SIDE = 512
 _ROOM, _PAIR, _OBJECT = 9, 4, 6  # seeds whose pictures show their task well
@@ -30,7 +30,7 @@ def save(picture: Tensor, path: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line: see the module's docstring."""
-    parser = argparse.ArgumentParser(prog="training.data.samples", description=__doc__)
+    parser = argparse.ArgumentParser(prog="training.data.procedural.samples", description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args(arguments).folder
     folder.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from training.data.draws import chance, integers, log_uniform, normal, uniform
+from training.data.procedural.draws import chance, integers, log_uniform, normal, uniform
 
 RES: Final = 64  # side of a distance picture
 REACH: Final = 1.25  # a distance picture covers [-REACH, REACH] in both axes

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data.draws import chance, log_uniform, normal, uniform
+from training.data.procedural.draws import chance, log_uniform, normal, uniform
 
 NUM_WAVES = 3
 

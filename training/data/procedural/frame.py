@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.atlas import Atlas
-from training.data.geometry import intersect
-from training.data.scene import Camera, Scene, Solids
-from training.data.shading import Hit, View, describe, occluders, occlusion, shade
+from training.data.procedural.atlas import Atlas
+from training.data.procedural.geometry import intersect
+from training.data.procedural.scene import Camera, Scene, Solids
+from training.data.procedural.shading import Hit, View, describe, occluders, occlusion, shade
 
 
 def _to_local(centre: Tensor, axes: Tensor, half: Tensor, camera: Camera) -> Tensor:

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from training.data.draws import chance, log_uniform, normal, uniform
-from training.data.placing import Layer, make_layer, moved, picture_axes, sample_distance
-from training.data.sprites import Sprites
+from training.data.procedural.draws import chance, log_uniform, normal, uniform
+from training.data.procedural.placing import Layer, make_layer, moved, picture_axes, sample_distance
+from training.data.procedural.sprites import Sprites
 
 NUM_TRIES = 16  # placements of an occluder of which the best is taken
 COARSE = 32  # side of the grid on which placements are judged

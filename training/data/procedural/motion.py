@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.data.draws import log_uniform, normal, uniform
-from training.data.frame import cast, pixel_rays
-from training.data.geometry import NEAR
-from training.data.scene import Camera, Scene, Solids, choose, sometimes
+from training.data.procedural.draws import log_uniform, normal, uniform
+from training.data.procedural.frame import cast, pixel_rays
+from training.data.procedural.geometry import NEAR
+from training.data.procedural.scene import Camera, Scene, Solids, choose, sometimes
 
 MODES: dict[str, tuple[float, tuple[float, float, float], float, tuple[float, float], float]] = {
     "drive": (0.3, (0.1, 0.03, 1.0), 0.12, (0.004, 0.1), 0.4),

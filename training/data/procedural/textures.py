@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.colours import colourise
-from training.data.draws import chance, integers, log_uniform, normal, uniform
+from training.data.procedural.colours import colourise
+from training.data.procedural.draws import chance, integers, log_uniform, normal, uniform
 
 GRID = 32  # the finest jittered grid; working sizes are its multiples
 Field = Callable[[torch.Generator, int, int], Tensor]

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from training.data.draws import log_uniform, normal, uniform
-from training.data.interiors import (
+from training.data.procedural.draws import log_uniform, normal, uniform
+from training.data.procedural.interiors import (
     draw_walls,
     interior,
 )
-from training.data.scene import (
+from training.data.procedural.scene import (
     Scene,
     choose,
     degrees,
@@ -22,7 +22,7 @@ from training.data.scene import (
     singles,
     sometimes,
 )
-from training.data.surroundings import (
+from training.data.procedural.surroundings import (
     NUM_FURNITURE,
     NUM_PANELS,
     NUM_ROUND,

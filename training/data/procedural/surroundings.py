@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.compounds import Objects
-from training.data.draws import log_uniform, normal, uniform
-from training.data.scene import (
+from training.data.procedural.compounds import Objects
+from training.data.procedural.draws import log_uniform, normal, uniform
+from training.data.procedural.scene import (
     NUM_LIGHTS,
     Camera,
     Paint,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data.draws import log_uniform, uniform
-from training.data.furniture import Kind
-from training.data.scene import Paint, Solids, paint, rotation_x, rotation_z, sometimes
+from training.data.procedural.draws import log_uniform, uniform
+from training.data.procedural.furniture import Kind
+from training.data.procedural.scene import Paint, Solids, paint, rotation_x, rotation_z, sometimes
 
 NUM_PARTS = 6
 """Parts of one object; shorter tables are filled with nothing."""

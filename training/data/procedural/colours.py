@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.data.draws import chance, log_uniform, normal, uniform
+from training.data.procedural.draws import chance, log_uniform, normal, uniform
 
 
 def colourise(generator: torch.Generator, field: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from training.data.furniture import Kind, Part
+from training.data.procedural.furniture import Kind, Part
 
 _BALL, _CYLINDER, _CONE, _TAPER = (1.0, 0.0), (0.0, 0.0), (-0.81, 0.9), (-0.04, 0.2)
 _FLARE = (-0.04, -0.2)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 import torch
 
-from training.data.closeups import desk, still_life
-from training.data.clutter import clutter
-from training.data.interiors import corridor, room
-from training.data.scene import Scene
-from training.data.street import street
+from training.data.procedural.closeups import desk, still_life
+from training.data.procedural.clutter import clutter
+from training.data.procedural.interiors import corridor, room
+from training.data.procedural.scene import Scene
+from training.data.procedural.street import street
 
 FAMILIES: dict[str, tuple[Callable[[torch.Generator, int], Scene], float]] = {
     "room": (room, 0.26),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from training.data.draws import log_uniform, uniform
-from training.data.shading import MATERIAL_CHANNELS
+from training.data.procedural.draws import log_uniform, uniform
+from training.data.procedural.shading import MATERIAL_CHANNELS
 
 NUM_TEXTURES = 192
 TEXTURE_SIDE = 128

@@ -13,14 +13,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from training.data.atlas import Atlas, make_atlas
-from training.data.draws import uniform
-from training.data.families import FAMILIES
-from training.data.frame import draw_frame
-from training.data.motion import draw_motion, flow_between
+from training.data.procedural.atlas import Atlas, make_atlas
+from training.data.procedural.draws import uniform
+from training.data.procedural.families import FAMILIES
+from training.data.procedural.frame import draw_frame
+from training.data.procedural.motion import draw_motion, flow_between
+from training.data.procedural.scene import NUM_TEXTURES, TEXTURE_SIDE, Scene
+from training.data.procedural.textures import make_textures
 from training.data.sample import DepthBatch, FlowBatch
-from training.data.scene import NUM_TEXTURES, TEXTURE_SIDE, Scene
-from training.data.textures import make_textures
 
 NUM_ATLASES = 4
 """Sets of textures in use; one is drawn for a batch."""

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.draws import chance, integers, log_uniform, normal, uniform
-from training.data.recipes import ANY, FIXED_KINDS, MAX_PARTS, recipe_tables
-from training.data.shapes import REACH, RES, make_primitives
+from training.data.procedural.draws import chance, integers, log_uniform, normal, uniform
+from training.data.procedural.recipes import ANY, FIXED_KINDS, MAX_PARTS, recipe_tables
+from training.data.procedural.shapes import REACH, RES, make_primitives
 
 NUM_DECALS = 3  # painted patches that leave the silhouette alone
 FAR = 0.5  # distances are cut here

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.backdrop import draw_backdrop, sample_backdrop
-from training.data.draws import chance, integers, log_uniform, normal, uniform
-from training.data.layer_motion import draw_layer_motion
-from training.data.occlusion import place_object, place_occluder
-from training.data.placing import (
+from training.data.procedural.backdrop import draw_backdrop, sample_backdrop
+from training.data.procedural.draws import chance, integers, log_uniform, normal, uniform
+from training.data.procedural.layer_motion import draw_layer_motion
+from training.data.procedural.occlusion import place_object, place_occluder
+from training.data.procedural.placing import (
     Layer,
     cast_shadow,
     coverage,
@@ -23,9 +23,9 @@ from training.data.placing import (
     sample_distance,
     sample_layer,
 )
+from training.data.procedural.sprites import make_sprites
+from training.data.procedural.textures import make_textures
 from training.data.sample import AmodalBatch, FlowBatch
-from training.data.sprites import make_sprites
-from training.data.textures import make_textures
 
 MAX_THINGS = 7
 NUM_OCCLUDERS = 2

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from training.data.atlas import Atlas, Vector, sample_atlas
-from training.data.geometry import away_from_zero, box_span, quadric_span
+from training.data.procedural.atlas import Atlas, Vector, sample_atlas
+from training.data.procedural.geometry import away_from_zero, box_span, quadric_span
 
 SURFACE_CHANNELS = 33
 """Rows of a surface table: 12 to_local, is_box, k, l, side, half 3, then the 14 of a material."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.draws import chance, log_uniform, normal, uniform
+from training.data.procedural.draws import chance, log_uniform, normal, uniform
 
 BLOCK = 8  # side of a JPEG block
 

@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from training.data.compounds import Objects, draw_objects, place, weights_of
-from training.data.draws import log_uniform, normal, uniform
-from training.data.furniture import BOX_KINDS
-from training.data.household import QUADRIC_KINDS
-from training.data.interiors import (
+from training.data.procedural.compounds import Objects, draw_objects, place, weights_of
+from training.data.procedural.draws import log_uniform, normal, uniform
+from training.data.procedural.furniture import BOX_KINDS
+from training.data.procedural.household import QUADRIC_KINDS
+from training.data.procedural.interiors import (
     HOUSEHOLD_KINDS,
     ROOM_KINDS,
     SMALL_BOX_KINDS,
     draw_walls,
     interior,
 )
-from training.data.scene import (
+from training.data.procedural.scene import (
     Paint,
     Scene,
     Solids,
@@ -31,7 +31,7 @@ from training.data.scene import (
     singles,
     sometimes,
 )
-from training.data.surroundings import (
+from training.data.procedural.surroundings import (
     FLOOR,
     FURNITURE,
     NUM_FURNITURE,

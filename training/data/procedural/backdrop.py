@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.data.colours import recolour
-from training.data.draws import chance, integers, normal, uniform
-from training.data.placing import random_surface, sample_texture
+from training.data.procedural.colours import recolour
+from training.data.procedural.draws import chance, integers, normal, uniform
+from training.data.procedural.placing import random_surface, sample_texture
 
 
 @dataclass(frozen=True)
