@@ -14,10 +14,11 @@ from safetensors.torch import save_model
 from torch import Tensor
 from torch.nn import functional
 
-from training.config import AUTOENCODER_RUNS, AutoencoderRun, described, launch
+from training.config import described, launch
 from training.data.mixture import SOURCES, Stream, seeded
 from training.loop import StepResult, reduced_precision, train
 from training.models.vae import Autoencoder
+from training.runs.autoencoder import AUTOENCODER_RUNS, AutoencoderRun
 from training.targets import Example, prepare, shrink
 
 WEIGHTS = "vae.safetensors"

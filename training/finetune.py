@@ -21,12 +21,13 @@ from safetensors.torch import save_model
 
 from training.autoencoder import WEIGHTS as VAE_WEIGHTS
 from training.checkpoint import load_weights
-from training.config import FINETUNE_RUNS, FinetuneRun, described, launch, read_model
+from training.config import described, launch, read_model
 from training.data.mixture import Stream, seeded
 from training.diffusion import SCHEDULE, Diffusion
 from training.loop import StepResult, reduced_precision, train
 from training.losses import diffusion_loss
 from training.models.perception import ModelConfig, PerceptionModel
+from training.runs.finetune import FINETUNE_RUNS, FinetuneRun
 from training.targets import prepare
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"

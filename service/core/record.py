@@ -2,14 +2,14 @@
 
 Every key must be present, none may be extra, and no value is coerced, save an integer where a float
 is asked for. Understands str, int, float, bool, Literal, `tuple[X, ...]`, `Mapping[str, X]`,
-dataclasses, and unions of dataclasses told apart by their `kind`.
+dataclasses, unions of dataclasses told apart by their `kind`, and None as a member of a union.
 """
 
 import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -99,8 +99,13 @@ def _read_dataclass(kind: Any, value: object, path: str) -> Any:
 
 
 def _read_union(kind: Any, value: object, path: str) -> Any:
+    members = [member for member in get_args(kind) if member is not NoneType]
+    if value is None and len(members) < len(get_args(kind)):
+        return None
+    if len(members) == 1:
+        return _read(members[0], value, path)
     tag = _expect(dict, value, path).get("kind")
-    for member in get_args(kind):
+    for member in members:
         if tag in get_args(get_type_hints(member)["kind"]):
             return _read(member, value, path)
     raise ArtifactError(_join(path, "kind"), f"is unknown: {tag!r}")

@@ -6,8 +6,6 @@ import pytest
 
 from training import finetune
 from training.config import (
-    AUTOENCODER_RUNS,
-    FINETUNE_RUNS,
     ConfigError,
     described,
     override,
@@ -16,6 +14,8 @@ from training.config import (
 from training.data.mixture import SOURCES
 from training.finetune import task_step, turns
 from training.models.perception import MODELS
+from training.runs.autoencoder import AUTOENCODER_RUNS
+from training.runs.finetune import FINETUNE_RUNS
 from training.targets import COMPONENTS
 
 
