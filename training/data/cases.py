@@ -15,18 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-import png
-from numpy.typing import NDArray
 from PIL import Image
 
-Array = NDArray[np.float32]
-Mask = NDArray[np.bool_]
-_FLO_TAG = 202021.25
-_UNKNOWN_FLOW = 1e9
-
-
-class CaseError(Exception):
-    """A manifest or one of its files is not what it should be; the message names it."""
+from training.data.files import read_flo, read_kitti_flow
+from training.data.sample import Array, DataError, Mask
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ _INVERSE = MappingProxyType({"depth_m": False, "inv_depth_affine": True})
 
 @dataclass(frozen=True)
 class Cases:
-    """All cases of one manifest, read one at a time. Reading raises CaseError."""
+    """All cases of one manifest, read one at a time. Reading raises DataError."""
 
     folder: Path
 
@@ -76,7 +68,7 @@ class Cases:
             raw = np.asarray(_open(entry.file("gt")), dtype=np.float32)
             kind = entry.text("kind")
             if kind not in _INVERSE:
-                raise CaseError(f"{entry.where} has kind {kind!r}, not one of {list(_INVERSE)}")
+                raise DataError(f"{entry.where} has kind {kind!r}, not one of {list(_INVERSE)}")
             yield DepthCase(
                 entry.text("id"),
                 _read_picture(entry.file("image")),
@@ -108,7 +100,7 @@ class Cases:
         try:
             manifest = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise CaseError(f"{path} cannot be read: {error}") from error
+            raise DataError(f"{path} cannot be read: {error}") from error
         below = self.folder / task
         folder = below if below.is_dir() else self.folder
         return [
@@ -128,13 +120,13 @@ class _Entry:
     def text(self, name: str) -> str:
         value = self._get(name)
         if not isinstance(value, str):
-            raise CaseError(f"{self.where}.{name} is {value!r}, not a text")
+            raise DataError(f"{self.where}.{name} is {value!r}, not a text")
         return value
 
     def number(self, name: str) -> float:
         value = self._get(name)
         if not isinstance(value, int | float):
-            raise CaseError(f"{self.where}.{name} is {value!r}, not a number")
+            raise DataError(f"{self.where}.{name} is {value!r}, not a number")
         return value
 
     def file(self, name: str) -> Path:
@@ -142,7 +134,7 @@ class _Entry:
 
     def _get(self, name: str) -> object:
         if name not in self.values:
-            raise CaseError(f"{self.where} has no {name!r}")
+            raise DataError(f"{self.where} has no {name!r}")
         return self.values[name]
 
 
@@ -150,37 +142,8 @@ def _open(path: Path) -> Image.Image:
     try:
         return Image.open(path)
     except OSError as error:
-        raise CaseError(f"{path} cannot be read: {error}") from error
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _read_picture(path: Path) -> Image.Image:
     return _open(path).convert("RGB")
-
-
-def read_flo(path: Path) -> tuple[Array, Mask]:
-    """A Middlebury `.flo` file: flow (2, H, W) in px, where known (H, W). Raises CaseError."""
-    data = path.read_bytes()
-    if len(data) < 12 or np.frombuffer(data, "<f4", 1)[0] != np.float32(_FLO_TAG):
-        raise CaseError(f"{path} does not begin with the .flo tag {_FLO_TAG}")
-    width, height = np.frombuffer(data, "<i4", 2, offset=4)
-    if len(data) != 12 + 8 * int(width) * int(height):
-        raise CaseError(f"{path} should hold {width} x {height} vectors")
-    flow = np.frombuffer(data, "<f4", offset=12).reshape(height, width, 2).transpose(2, 0, 1)
-    valid = np.abs(flow).max(axis=0) < _UNKNOWN_FLOW
-    return np.where(valid, flow, 0).astype(np.float32), valid
-
-
-def read_kitti_flow(path: Path) -> tuple[Array, Mask]:
-    """A KITTI flow PNG, 16-bit RGB: u and v in 1/64 px above 2^15, and whether they are known.
-
-    Raises CaseError.
-    """
-    try:
-        with path.open("rb") as file:
-            width, height, rows, _ = png.Reader(file=file).asDirect()
-            values = np.vstack([np.asarray(row, dtype=np.uint16) for row in rows])
-    except (OSError, png.Error) as error:
-        raise CaseError(f"{path} cannot be read: {error}") from error
-    channels = values.reshape(height, width, 3).astype(np.float32)
-    flow = (channels[:, :, :2].transpose(2, 0, 1) - np.float32(2**15)) / np.float32(64)
-    return flow, channels[:, :, 2] > 0
