@@ -16,10 +16,12 @@ from torch.nn import functional
 
 from training.config import described, launch
 from training.data.mixture import SOURCES, Stream, seeded
+from training.distributed import is_first_process
 from training.loop import StepResult, reduced_precision, train
-from training.models.vae import Autoencoder
+from training.models.vae import Autoencoder, VaeConfig
+from training.regridding import shrink
 from training.runs.autoencoder import AUTOENCODER_RUNS, AutoencoderRun
-from training.targets import Example, prepare, shrink
+from training.targets import Example, prepare
 
 WEIGHTS = "vae.safetensors"
 
@@ -86,13 +88,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="training.autoencoder", description=__doc__)
     told, _ = launch(parser, AUTOENCODER_RUNS, "small", arguments)
     run, out, device = told.run, told.out, told.device
+    assert isinstance(run.model.vae, VaeConfig)
     torch.manual_seed(run.loop.seed)
     model = Autoencoder(run.model.vae).to(device)
     ema = train(model, reconstruction(run, model, device), run.loop, out, described(run))
     assert isinstance(ema, Autoencoder)
     measure_latents(run, ema, device)
-    save_model(ema, str(out / WEIGHTS))
-    print(f"wrote {out / WEIGHTS}")
+    if is_first_process():
+        save_model(ema, str(out / WEIGHTS))
+        print(f"wrote {out / WEIGHTS}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 A checkpoint is a folder `NNNNNNNN` with `model.safetensors`, `ema.safetensors`,
 `optimizer.safetensors` and `state.json`. It appears under its final name only when it is complete.
+It always holds whole tensors, however many processes a run is spread over, so that any other number
+of processes can go on from it.
 """
 
 from __future__ import annotations
@@ -9,15 +11,20 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Self
 
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 _KEPT = 2
+
+Tensors = dict[str, Tensor]
 
 
 class CheckpointError(Exception):
@@ -34,6 +41,14 @@ class TrainState:
     step: int
     samples: int
     config: Mapping[str, object]
+    passes: Mapping[str, int] = field(default_factory=dict)  # micro-batches of each group so far
+    pass_macs: Mapping[str, int] = field(default_factory=dict)  # MACs of one, where measured
+    smooth_loss: Mapping[str, float] = field(default_factory=dict)  # what spikes are told by
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates spent so far, forward and backward, over all processes."""
+        return sum(count * self.pass_macs.get(group, 0) for group, count in self.passes.items())
 
 
 def save_checkpoint(
@@ -44,24 +59,45 @@ def save_checkpoint(
     state: TrainState,
 ) -> Path:
     """Writes `folder/NNNNNNNN` atomically, forgets all but the newest two, and returns its path."""
-    final = folder / f"{state.step:08d}"
-    partial = folder / f".{final.name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    save_model(model, str(partial / "model.safetensors"))
-    save_model(ema, str(partial / "ema.safetensors"))
-    save_file(_optimizer_tensors(optimizer), partial / "optimizer.safetensors")
-    text = json.dumps(
-        {"step": state.step, "samples": state.samples, "config": dict(state.config)}, indent=2
-    )
-    (partial / "state.json").write_text(text + "\n")
-    for path in partial.iterdir():
-        _flush(path)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    for old in _complete(folder)[:-_KEPT]:
-        shutil.rmtree(old)
-    return final
+    return _write(folder, _Snapshot().take(model, ema, optimizer), state)
+
+
+class CheckpointWriter:
+    """Saves while training goes on: copies to CPU memory at once, writes in a thread.
+
+    At most one checkpoint is being written; an error of the thread rises from the next `save` or
+    from `wait`. Leaving the context waits. In a sharded run every process has one and calls `save`
+    together with the others, but only the one that `writes` touches the disk.
+    """
+
+    def __init__(self, folder: Path, writes: bool = True) -> None:
+        self._folder, self._writes = folder, writes
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._under_way: Future[Path] | None = None
+        self._snapshot = _Snapshot()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown(wait=True)
+        if kind is None:
+            self.wait()
+
+    def save(
+        self, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer, state: TrainState
+    ) -> None:
+        """Begins to save; what is trained may change as soon as this returns."""
+        self.wait()
+        taken = self._snapshot.take(model, ema, optimizer, self._writes)
+        if self._writes:
+            self._under_way = self._thread.submit(_write, self._folder, taken, state)
+
+    def wait(self) -> None:
+        """Returns when nothing is being written; raises what the writing raised."""
+        under_way, self._under_way = self._under_way, None
+        if under_way is not None:
+            under_way.result()
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -74,11 +110,15 @@ def load_checkpoint(
     path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
 ) -> TrainState:
     """Restores everything in place; raises CheckpointError where names or shapes differ."""
+    load_networks(path, model, ema)
+    load_optimizer(path, optimizer)
+    return load_state(path)
+
+
+def load_networks(path: Path, model: nn.Module, ema: nn.Module) -> None:
+    """Strictly loads both sets of weights of a checkpoint, before any sharding."""
     load_weights(model, path / "model.safetensors")
     load_weights(ema, path / "ema.safetensors")
-    _restore_optimizer(optimizer, load_file(path / "optimizer.safetensors"))
-    state = json.loads((path / "state.json").read_text())
-    return TrainState(state["step"], state["samples"], state["config"])
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -89,21 +129,113 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
+    """Restores the moments, whether the parameters are sharded or not. Raises CheckpointError."""
+    file = path / "optimizer.safetensors"
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states: dict[int, Tensors] = {}
+    for key, value in load_file(file).items():
+        index, name = key.split(".", 1)
+        if int(index) >= len(parameters):
+            raise CheckpointError(f"{file} is of {index} parameters or more, not {len(parameters)}")
+        parameter = parameters[int(index)]
+        if value.ndim and value.shape != parameter.shape:
+            shapes = f"{list(value.shape)}, not {list(parameter.shape)}"
+            raise CheckpointError(f"{file} has a moment of parameter {index} of shape {shapes}")
+        states.setdefault(int(index), {})[name] = _like(value, parameter)
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+
+
+def load_state(path: Path) -> TrainState:
+    """What a checkpoint holds beside tensors."""
+    return TrainState(**json.loads((path / "state.json").read_text()))
+
+
+class _Snapshot:
+    """Copies in CPU memory, which is allocated once and used again for every checkpoint."""
+
+    def __init__(self) -> None:
+        self._files: dict[str, Tensors] = {}
+
+    def take(
+        self,
+        model: nn.Module,
+        ema: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        keep: bool = True,
+    ) -> dict[str, Tensors]:
+        """Whole tensors by file and name; not to `keep` them only serves the other processes."""
+        sources = {
+            "model": _named_once(model),
+            "ema": _named_once(ema),
+            "optimizer": _moments(optimizer),
+        }
+        for file, tensors in sources.items():
+            copies = self._files.setdefault(file, {})
+            for name, value in tensors:
+                whole = value.full_tensor() if isinstance(value, DTensor) else value
+                if not keep:
+                    continue
+                if name not in copies:
+                    copies[name] = torch.empty(
+                        whole.shape, dtype=whole.dtype, pin_memory=whole.is_cuda
+                    )
+                copies[name].copy_(whole, non_blocking=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return self._files
+
+
+def _named_once(module: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """State by name, where a tensor that several parts share comes once."""
+    state = module.state_dict(keep_vars=True)
+    once = {id(value): (name, value) for name, value in reversed(state.items())}
+    return [(name, value.detach()) for name, value in once.values()]
+
+
+def _moments(optimizer: torch.optim.Optimizer) -> Iterable[tuple[str, Tensor]]:
     states = optimizer.state_dict()["state"]
-    return {
-        f"{index}.{name}": torch.as_tensor(value)
+    return [
+        (f"{index}.{name}", torch.as_tensor(value))
         for index, entries in states.items()
         for name, value in entries.items()
-    }
+    ]
 
 
-def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    states: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        index, name = key.split(".", 1)
-        states.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+def _like(value: Tensor, parameter: Tensor) -> Tensor:
+    """`value` spread over processes as `parameter` is, if it is."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    # Every process has read the whole file, so that nothing has to be sent.
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None)
+
+
+def _write(folder: Path, files: Mapping[str, Tensors], state: TrainState) -> Path:
+    final = folder / f"{state.step:08d}"
+    for left_over in folder.glob(".[0-9]*"):
+        shutil.rmtree(left_over)
+    partial = folder / f".{final.name}.partial"
+    partial.mkdir(parents=True)
+    for name, tensors in files.items():
+        save_file(tensors, partial / f"{name}.safetensors")
+    (partial / "state.json").write_text(json.dumps(asdict(state), indent=2) + "\n")
+    for path in (*partial.iterdir(), partial):
+        _flush(path)
+    if final.exists():
+        _forget(final)
+    partial.rename(final)
+    _flush(folder)
+    for old in _complete(folder)[:-_KEPT]:
+        _forget(old)
+    return final
+
+
+def _forget(path: Path) -> None:
+    """Removes a checkpoint; a kill meanwhile leaves nothing that looks like one."""
+    gone = path.with_name(f".{path.name}.gone")
+    path.rename(gone)
+    shutil.rmtree(gone)
 
 
 def _complete(folder: Path) -> list[Path]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast, get_args, get_type_hints
 
 import torch
 
 from service.core.record import ArtifactError, dump_record, load_record
+from training.distributed import own_device
 from training.loop import LoopConfig
 from training.models.perception import ModelConfig
 
@@ -26,6 +27,7 @@ class RunConfig(Protocol):
     def loop(self) -> LoopConfig: ...
 
 
+T = TypeVar("T")
 Run = TypeVar("Run", bound=RunConfig)
 
 
@@ -49,7 +51,10 @@ def launch(
     arguments: Sequence[str] | None,
 ) -> tuple[Launch[Run], Namespace]:
     """Reads a training command line; one with a wrong setting ends with an error that names it."""
-    parser.add_argument("--run", choices=sorted(runs), default=default)
+    names = sorted(runs)
+    parser.add_argument(
+        "--run", choices=names, default=default, metavar="RUN", help=f"one of {', '.join(names)}"
+    )
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the run; resumed if begun"
     )
@@ -60,7 +65,7 @@ def launch(
         run = override(runs[options.run](), options.set)
     except ConfigError as error:
         parser.error(str(error))
-    return Launch(run, options.out, torch.device(options.device)), options
+    return Launch(run, options.out, own_device(options.device)), options
 
 
 def override(config: Run, settings: Sequence[str]) -> Run:
@@ -88,7 +93,40 @@ def described(config: RunConfig) -> dict[str, object]:
 
 def read_model(plain: Mapping[str, object]) -> ModelConfig:
     """The model configuration that `described` wrote; raises ArtifactError."""
-    return load_record(ModelConfig, json.dumps(plain))
+    return read_described(ModelConfig, plain)
+
+
+def read_described(kind: type[T], plain: Mapping[str, object]) -> T:
+    """A record of JSON values, also of an earlier version that lacked settings with a default.
+
+    Raises ArtifactError naming the field that is wrong.
+    """
+    return load_record(kind, json.dumps(_with_defaults(kind, dict(plain))))
+
+
+def _with_defaults(kind: Any, plain: object) -> object:
+    """`plain` with the defaults of every setting that it lacks, at any depth."""
+    members = [kind, *get_args(kind)]  # a union's first record is what it was before it was one
+    records = [member for member in members if is_dataclass(member)]
+    if not records or not isinstance(plain, dict):
+        return plain
+    told = plain.get("kind")
+    fitting = [r for r in records if told in get_args(get_type_hints(r).get("kind"))]
+    record: Any = (fitting or records)[0]
+    hints, completed = get_type_hints(record), dict(plain)
+    for setting in fields(record):
+        if setting.name in plain:
+            value = _with_defaults(hints[setting.name], plain[setting.name])
+            completed[setting.name] = value
+        elif setting.default is not MISSING:
+            completed[setting.name] = _plain(setting.default)
+        elif setting.default_factory is not MISSING:
+            completed[setting.name] = _plain(setting.default_factory())
+    return completed
+
+
+def _plain(value: object) -> object:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def _replace(plain: dict[str, object], path: str, value: object) -> None:

@@ -6,6 +6,8 @@ disagree.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -24,6 +26,10 @@ SCHEDULE = ScheduleSpec(
     steps_offset=0,
     prediction_type="v",
 )
+
+# The paper's: its networks go on predicting the noise, as they did before, and it found cosine
+# betas the better ones. A single step starts where next to no signal is left, and needs more.
+PAPER_SCHEDULE = replace(SCHEDULE, zero_terminal_snr=False, prediction_type="epsilon")
 
 
 class Diffusion:

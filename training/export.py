@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from service.core.artifact import (
     MAX_MEMBERS,
@@ -30,76 +29,21 @@ from service.core.artifact import (
     dump_artifact,
 )
 from service.core.budget import Choice, cheapest
-from service.core.encodings import Encoding
-from service.core.tasks import TASKS, TaskName
-from training.diffusion import SCHEDULE
-from training.finetune import load_model, read_description
+from service.core.tasks import TaskName
+from training.data.shares import PROCEDURAL
+from training.finetuned import load_model, read_description
 from training.judges import JUDGES
-from training.models.perception import PerceptionModel
+from training.models.perception import ModelConfig, PerceptionModel
 from training.onnx_network import Network, check_onnx, round_weights, triton_config, write_onnx
 from training.report import CALIBRATION, TaskReport, read_reports
-from training.targets import AMODAL, COMPONENTS, DEPTH, FLOW
+from training.served_networks import encoder_name, has_prompt, networks
 
-DESCRIPTION = "Generalist for depth, optical flow and amodal completion, trained on rendered scenes"
-_ENCODINGS: Mapping[TaskName, Encoding] = {"depth": DEPTH, "flow": FLOW, "amodal": AMODAL}
-
-
-class _Encoder(nn.Module):
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, image: Tensor, prompt: Tensor | None = None) -> Tensor:
-        return self.encoder(image, prompt).condition
-
-
-class _Decoder(nn.Module):
-    def __init__(self, model: PerceptionModel) -> None:
-        super().__init__()
-        self.vae = model.vae
-
-    def forward(self, latent: Tensor) -> Tensor:
-        return self.vae.decode(latent)
-
-
-def networks(model: PerceptionModel, name: str) -> list[Network]:
-    """Everything that is served of a model, with inputs as in the contract of a served model."""
-    config = model.config
-    size, channels = config.latent_size, config.vae.latent_channels
-    latent = torch.randn(2, channels, size, size)
-    found = [
-        Network(
-            f"{name}_denoiser",
-            model.denoiser,
-            {
-                "noisy": latent,
-                "condition": torch.randn(2, config.condition_channels, size, size),
-                "timestep": torch.tensor([999, 400]),
-                "task": torch.tensor([0, 1]),
-            },
-            "prediction",
-        ),
-        Network(f"{name}_decoder", _Decoder(model), {"latent": latent}, "image"),
-    ]
-    for task in COMPONENTS:
-        side = config.input_size(task)
-        # Smooth pictures, as encoders expect: white noise would exercise matching on nothing.
-        coarse = torch.rand(2, 3, 8, 8) * 2 - 1
-        picture = nn.functional.interpolate(coarse, size=(side, side), mode="bicubic").clamp(-1, 1)
-        inputs = {"image": picture}
-        if _has_prompt(task):
-            inputs["prompt"] = picture.roll(2, dims=3)
-        encoder = _Encoder(model.encoders[task])
-        found.append(Network(_encoder_name(name, task), encoder, inputs, "condition"))
-    return found
-
-
-def _has_prompt(task: TaskName) -> bool:
-    return len(TASKS[task].images) > 1
-
-
-def _encoder_name(name: str, task: TaskName) -> str:
-    return f"{name}_encoder_{task}"
+_NAMES: Mapping[TaskName, str] = {
+    "depth": "depth",
+    "flow": "optical flow",
+    "amodal": "amodal completion",
+}
+_RENDERED = "training.data, rendered while training"
 
 
 def default_budget(points: Sequence[CalibrationPoint]) -> tuple[int, int]:
@@ -115,13 +59,17 @@ def default_budget(points: Sequence[CalibrationPoint]) -> tuple[int, int]:
     return chosen.steps, chosen.members
 
 
-def served_tasks(name: str, reports: Iterable[TaskReport]) -> tuple[ServedTask, ...]:
+def served_tasks(
+    name: str, config: ModelConfig, reports: Iterable[TaskReport]
+) -> tuple[ServedTask, ...]:
     """The artifact's row of every task, with its measured errors where there is a report."""
     measured = {report.task: report for report in reports}
-    return tuple(_served_task(name, task, measured.get(task)) for task in COMPONENTS)
+    return tuple(_served_task(name, config, task, measured.get(task)) for task in config.tasks)
 
 
-def _served_task(name: str, task: TaskName, report: TaskReport | None) -> ServedTask:
+def _served_task(
+    name: str, config: ModelConfig, task: TaskName, report: TaskReport | None
+) -> ServedTask:
     points = tuple(
         CalibrationPoint(point.steps, point.members, point.error)
         for point in (report.points if report else ())
@@ -130,12 +78,12 @@ def _served_task(name: str, task: TaskName, report: TaskReport | None) -> Served
     steps, members = default_budget(points)
     return ServedTask(
         task=task,
-        encoder=_encoder_name(name, task),
-        prompt="second" if _has_prompt(task) else "none",
+        encoder=encoder_name(name, task),
+        prompt="second" if has_prompt(task) else "none",
         prompt_value=0.0,
         encoder_label=0,
-        components=COMPONENTS[task],
-        encoding=_ENCODINGS[task],
+        components=config.components(task),
+        encoding=config.table.encoding(task),
         steps=steps,
         members=members,
         reduction=JUDGES[task].reduction,
@@ -196,38 +144,47 @@ def _describe(
     files: Mapping[str, str],
 ) -> Artifact:
     config, described = model.config, read_description(run)
+    data = described.data
     return Artifact(
         format=1,
         name=name,
         version=version,
-        description=DESCRIPTION,
+        description=_description(config, data),
         licence=licence,
         provenance={
             "form": config.form,
             "steps": str(described.steps),
             "seed": str(described.seed),
-            "data": "training.data, rendered while training",
+            "data": ", ".join(_RENDERED if name == PROCEDURAL else name for name in data),
         },
-        schedule=SCHEDULE,
+        schedule=config.schedule,
         latent=LatentSpec(config.vae.latent_channels, config.latent_size, config.latent_size, 1.0),
         condition_channels=config.condition_channels,
         timestep_dtype="int64",
         has_labels=True,
         encoders=tuple(
             EncoderSpec(
-                _encoder_name(name, task),
+                encoder_name(name, task),
                 config.input_size(task),
                 config.input_size(task),
-                prompt=_has_prompt(task),
+                prompt=has_prompt(task),
                 label=False,
             )
-            for task in COMPONENTS
+            for task in config.tasks
         ),
         denoiser=f"{name}_denoiser",
         decoder=f"{name}_decoder",
-        tasks=served_tasks(name, reports),
+        tasks=served_tasks(name, config, reports),
         files=files,
     )
+
+
+def _description(config: ModelConfig, data: Sequence[str]) -> str:
+    """One sentence: what the model does, and what it learned from."""
+    *others, last = (_NAMES[task] for task in config.tasks)
+    tasks = f"Generalist for {', '.join(others)} and {last}" if others else f"Model for {last}"
+    sources = ["rendered scenes" if name == PROCEDURAL else name for name in data]
+    return f"{tasks}, trained on {', '.join(sources)}"
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -7,64 +7,35 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
-from PIL import Image
 
-from service.core.ensemble import Reduction, reduce_members
+from service.core.ensemble import Reduction
 from service.core.tasks import TaskName
-from training.data.sample import AmodalBatch, Batch, DepthBatch, FlowBatch
-from training.metrics import Array, convex_hull, gradient_baseline, iou, score_depth, score_flow
-from training.targets import AMODAL, DEPTH, FLOW
+from training.answers import READINGS, FieldMaps, Reading
+from training.data.sample import AmodalBatch, Array, Batch, DepthBatch, FlowBatch
+from training.metrics import convex_hull, gradient_baseline, iou, score_depth, score_flow
+from training.targets import PERCEPT, TargetTable
 
 
 @dataclass(frozen=True)
 class Judge:
     """Everything that differs between tasks when a model is measured.
 
-    `decode` takes members' pictures (N, 3, P, P) of `component` and the answer's height and width,
-    and gives maps (N, F, P, P) in the task's units; `measure` scores an answer (F, H, W) against
-    one row of a batch by `metric` and `score`; `baselines` gives `metric` for simple answers to a
-    batch, some of them made from another one.
+    `measure` scores an answer (F, H, W) against one row of a batch by `metric` and `score`;
+    `baselines` gives `metric` for simple answers to a batch, some of them made from another one.
     """
 
     metric: str
     score: str
-    component: str
+    reading: Reading
     reduction: Reduction
-    decode: Callable[[Array, int, int], Array]
     measure: Callable[[Array, Batch, int], tuple[float, float]]
     baselines: Callable[[Batch, Batch], dict[str, float]]
 
-    def answer(self, members: Array, height: int, width: int) -> Array:
-        """Members' pictures (N, 3, P, P) to an answer (F, height, width), in the service's order.
-
-        Every member is decoded, the members are reduced, and the result is resized.
-        """
-        decoded = self.decode(members, height, width)
-        return resize(reduce_members(decoded, self.reduction).prediction, height, width)
-
-
-def resize(maps: Array, height: int, width: int) -> Array:
-    """Float maps (C, h, w) to (C, height, width), bilinear as the service does it."""
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(plane).resize((width, height), Image.Resampling.BILINEAR))
-            for plane in maps
-        ]
-    )
-
-
-def _decode_depth(pictures: Array, height: int, width: int) -> Array:
-    del height, width  # relative depth is the same at any size
-    return DEPTH.decode(pictures.mean(axis=1, keepdims=True))
-
-
-def _decode_flow(pictures: Array, height: int, width: int) -> Array:
-    return np.stack(FLOW.decode(pictures[:, 0], pictures[:, 1], width, height), axis=1)
-
-
-def _decode_mask(pictures: Array, height: int, width: int) -> Array:
-    del height, width
-    return AMODAL.decode_mask(pictures.mean(axis=1, keepdims=True))
+    def answer(
+        self, fields: FieldMaps, height: int, width: int, table: TargetTable = PERCEPT
+    ) -> Array:
+        """Members' fields (N, P, P) to an answer (F, height, width) (see `Reading`)."""
+        return self.reading.answer(fields, height, width, self.reduction, table)
 
 
 def _measure_depth(answer: Array, batch: Batch, row: int) -> tuple[float, float]:
@@ -127,27 +98,24 @@ JUDGES: Mapping[TaskName, Judge] = MappingProxyType(
         "depth": Judge(
             metric="AbsRel",
             score="delta1",
-            component="depth",
+            reading=READINGS["depth"]["depth"],
             reduction="median",
-            decode=_decode_depth,
             measure=_measure_depth,
             baselines=_depth_baselines,
         ),
         "flow": Judge(
             metric="EPE px",
             score="Fl-all",
-            component="flow",
+            reading=READINGS["flow"]["flow"],
             reduction="mean",
-            decode=_decode_flow,
             measure=_measure_flow,
             baselines=_flow_baselines,
         ),
         "amodal": Judge(
             metric="1 - mIoU",
             score="hidden IoU",
-            component="mask",
+            reading=READINGS["amodal"]["mask"],
             reduction="mean",
-            decode=_decode_mask,
             measure=_measure_amodal,
             baselines=_amodal_baselines,
         ),

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from service.core.tasks import TaskName
 from training.data.cases import AmodalCase, Cases, DepthCase, FlowCase
+from training.data.sample import Array, Picture
 from training.judges import JUDGES
-from training.metrics import Array, convex_hull, gradient_baseline, iou, score_depth, score_flow
+from training.metrics import convex_hull, gradient_baseline, iou, score_depth, score_flow
+from training.predict import ModelDraw, mask_picture
 from training.sampler import Sampler
 
 Budget = tuple[int, int]  # steps, members
@@ -26,32 +26,25 @@ def show_cases(sampler: Sampler, cases: Cases, budget: Budget, console: Console)
     table = Table(title=f"real cases, {budget[0]} steps x {budget[1]} members")
     for column in ("case", "measure", "ours", "baselines"):
         table.add_column(column)
+    draw = ModelDraw(sampler, *budget)
     for depth in cases.depth():
-        table.add_row(depth.name, *_depth_row(sampler, depth, budget))
+        table.add_row(depth.name, *_depth_row(draw, depth))
     for flow in cases.flow():
-        table.add_row(flow.name, *_flow_row(sampler, flow, budget))
+        table.add_row(flow.name, *_flow_row(draw, flow))
     for amodal in cases.amodal():
-        table.add_row(amodal.name, *_amodal_row(sampler, amodal, budget))
+        table.add_row(amodal.name, *_amodal_row(draw, amodal))
     console.print(table)
 
 
-def _input(image: Image.Image, size: int, device: torch.device) -> Tensor:
-    resized = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR), dtype=np.float32)
-    return torch.from_numpy(resized / 127.5 - 1).permute(2, 0, 1)[None].to(device)
+def _predict(draw: ModelDraw, task: TaskName, *images: Image.Image | Picture) -> Array:
+    judge, pictures = JUDGES[task], [np.asarray(image) for image in images]
+    fields = draw(task, judge.reading, pictures, draw.sampler.seed)
+    height, width = pictures[0].shape[:2]
+    return judge.answer(fields, height, width, draw.table)
 
 
-def _predict(
-    sampler: Sampler, task: TaskName, image: Image.Image, prompt: Image.Image | None, budget: Budget
-) -> Array:
-    judge, size = JUDGES[task], sampler.model.config.input_size(task)
-    second = None if prompt is None else _input(prompt, size, sampler.device)
-    first = _input(image, size, sampler.device)
-    pictures = sampler.pictures(task, first, second, *budget)[judge.component].cpu().numpy()
-    return judge.answer(pictures[:, 0], image.height, image.width)
-
-
-def _depth_row(sampler: Sampler, case: DepthCase, budget: Budget) -> Row:
-    answer = _predict(sampler, "depth", case.image, None, budget)[0]
+def _depth_row(draw: ModelDraw, case: DepthCase) -> Row:
+    answer = _predict(draw, "depth", case.image)[0]
     measure = "I AbsRel/delta1" if case.inverse else "D then I AbsRel/delta1"
     constant = _depth_cell(np.ones_like(answer), case)
     gradient = _depth_cell(gradient_baseline(case.truth.shape), case)
@@ -67,8 +60,8 @@ def _depth_cell(prediction: Array, case: DepthCase) -> str:
     return " I ".join(f"{score.abs_rel:.3f}/{score.delta1:.3f}" for score in scores)
 
 
-def _flow_row(sampler: Sampler, case: FlowCase, budget: Budget) -> Row:
-    answer = _predict(sampler, "flow", case.frame1, case.frame2, budget)
+def _flow_row(draw: ModelDraw, case: FlowCase) -> Row:
+    answer = _predict(draw, "flow", case.frame1, case.frame2)
     ours = score_flow(answer, case.truth, case.valid)
     zero = score_flow(np.zeros_like(answer), case.truth, case.valid)
     return (
@@ -78,9 +71,8 @@ def _flow_row(sampler: Sampler, case: FlowCase, budget: Budget) -> Row:
     )
 
 
-def _amodal_row(sampler: Sampler, case: AmodalCase, budget: Budget) -> Row:
-    prompt = Image.fromarray(case.visible.astype(np.uint8) * 255).convert("RGB")
-    answer = _predict(sampler, "amodal", case.image, prompt, budget)
+def _amodal_row(draw: ModelDraw, case: AmodalCase) -> Row:
+    answer = _predict(draw, "amodal", case.image, mask_picture(case.visible))
     whole = (answer[0] > 0.5) | case.visible
     hidden = case.amodal & ~case.visible
     hull = convex_hull(case.visible) | case.visible

@@ -16,9 +16,7 @@ from service.core.artifact import Component
 from service.core.ddim import ddim_coefficients
 from service.core.tasks import TaskName
 from training.data.mixture import seeded
-from training.diffusion import SCHEDULE
 from training.models.perception import PerceptionModel
-from training.targets import COMPONENTS
 
 _ROWS_AT_ONCE = 64
 
@@ -48,7 +46,7 @@ class Sampler:
         condition = self.model.encode(task, image, prompt).condition
         return {
             component.name: self._component(component, condition, steps, members)
-            for component in COMPONENTS[task]
+            for component in self.model.components(task)
             if only in (None, component.name)
         }
 
@@ -78,13 +76,14 @@ class Sampler:
         return torch.unflatten(torch.cat(decoded), 0, (members, batch))
 
     def _denoise(self, x: Tensor, condition: Tensor, label: int, steps: int) -> Tensor:
-        schedule = SCHEDULE.build()
+        spec = self.model.config.schedule
+        schedule = spec.build()
         labels = torch.full((len(x),), label, device=self.device)
-        for t, t_prev in SCHEDULE.step_pairs(steps):
+        for t, t_prev in spec.step_pairs(steps):
             a, b = ddim_coefficients(
-                schedule, SCHEDULE.prediction_type, np.array([t]), np.array([t_prev])
+                schedule, spec.prediction_type, np.array([t]), np.array([t_prev])
             )
             timestep = torch.full((len(x),), t, device=self.device)
-            prediction = self.model.denoiser(x, condition, timestep, labels)
+            prediction = self.model.denoiser(x, condition, timestep, labels)[:, : x.shape[1]]
             x = float(a[0]) * x + float(b[0]) * prediction
         return x

@@ -11,6 +11,7 @@ from service.api.answers import DepthAnswer, Scene, make_answer
 from service.api.images import ImageLimits, Upload
 from service.core.encodings import Encoding
 from service.core.tasks import TASKS, TaskName
+from training.answers import fields_of
 from training.judges import JUDGES
 from training.targets import AMODAL, COMPONENTS, DEPTH, FLOW
 
@@ -30,11 +31,13 @@ def test_a_judge_answers_as_the_service(task: TaskName, members: int):
     judge = JUDGES[task]
     generator = np.random.default_rng(0)
     pictures = generator.normal(0, 0.6, (members, 3, MODEL, MODEL)).astype(np.float32)
-    component = next(c for c in COMPONENTS[task] if c.name == judge.component)
+    (component,) = judge.reading.wanted(COMPONENTS[task])
     fields = {
         name: pictures[:, list(channels)].mean(axis=1)
         for name, channels in component.channels.items()
     }
+    for name, maps in fields_of([component], {component.name: pictures}).items():
+        np.testing.assert_array_equal(maps, fields[name])
     visible = np.zeros((HEIGHT, WIDTH), dtype=np.uint8)
     visible[10:30, 20:40] = 255
     second = visible if task == "amodal" else np.zeros((HEIGHT, WIDTH, 3), dtype=np.uint8)
@@ -45,7 +48,7 @@ def test_a_judge_answers_as_the_service(task: TaskName, members: int):
     scene = Scene(uploads, WIDTH, HEIGHT, judge.reduction, uncertainty=False, all_members=False)
     served = make_answer(ENCODINGS[task], fields, scene)
     expected = np.atleast_3d(served.prediction.T).T
-    got = judge.answer(pictures, HEIGHT, WIDTH)
+    got = judge.answer(fields, HEIGHT, WIDTH)
     finish: dict[TaskName, Callable[[np.ndarray], np.ndarray]] = {
         "depth": lambda depth: (depth - depth.min()) / np.ptp(depth),  # the service stretches
         "flow": lambda flow: flow,

@@ -2,18 +2,24 @@
 
 import copy
 import json
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from training import checkpoint
 from training.checkpoint import (
     CheckpointError,
+    CheckpointWriter,
     TrainState,
     latest_checkpoint,
     load_checkpoint,
+    load_optimizer,
+    load_state,
     load_weights,
     save_checkpoint,
 )
@@ -66,7 +72,7 @@ def test_there_may_be_none(tmp_path: Path):
     assert latest_checkpoint(tmp_path / "absent") is None
 
 
-@pytest.mark.parametrize("last_written", ["save_model", "save_file", "_flush"])
+@pytest.mark.parametrize("last_written", ["save_file", "_flush"])
 def test_an_interrupted_write_leaves_the_one_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last_written: str
 ):
@@ -114,4 +120,81 @@ def test_the_state_is_readable(tmp_path: Path):
         "step": 4,
         "samples": 40,
         "config": {"seed": 4},
+        "passes": {},
+        "pass_macs": {},
+        "smooth_loss": {},
     }
+
+
+def test_a_checkpoint_without_the_counts_can_be_read(tmp_path: Path):
+    path = save(tmp_path, make(1), 4) / "state.json"
+    path.write_text('{"step": 4, "samples": 40, "config": {}}')
+    state = load_state(path.parent)
+    assert (state.step, state.samples, state.macs) == (4, 40, 0)
+
+
+def test_macs_are_those_of_all_passes_that_were_measured():
+    counts = {"passes": {"a": 3, "b": 2, "c": 5}, "pass_macs": {"a": 10, "b": 7}}
+    assert TrainState(1, 1, {}, **counts).macs == 44
+
+
+def test_what_is_trained_may_change_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    parts, begun, may_write = make(1), threading.Event(), threading.Event()
+    expected = parts[0].state_dict()["0.weight"].clone()
+
+    def slow(*arguments: Any) -> None:
+        begun.set()
+        assert may_write.wait(60)
+        save_file(*arguments)
+
+    monkeypatch.setattr(checkpoint, "save_file", slow)
+    with CheckpointWriter(tmp_path) as writer:
+        writer.save(*parts, TrainState(1, 1, {}))
+        assert begun.wait(60)
+        assert latest_checkpoint(tmp_path) is None  # `save` did not wait for it
+        with torch.no_grad():
+            parts[0].get_parameter("0.weight").add_(1)
+        may_write.set()
+        writer.save(*parts, TrainState(2, 2, {}))
+    for step, value in ((1, expected), (2, expected + 1)):
+        loaded = make(2)
+        load_checkpoint(tmp_path / f"{step:08d}", *loaded)
+        assert torch.equal(loaded[0].state_dict()["0.weight"], value)
+
+
+def test_what_the_writer_cannot_do_rises_where_training_goes_on(tmp_path: Path):
+    (tmp_path / "checkpoints").write_text("a file where a folder should be")
+    parts, state = make(1), TrainState(1, 1, {})
+    with CheckpointWriter(tmp_path / "checkpoints") as writer:
+        writer.save(*parts, state)
+        with pytest.raises(OSError, match="checkpoints"):
+            writer.save(*parts, state)
+    with (
+        pytest.raises(OSError, match="checkpoints"),
+        CheckpointWriter(tmp_path / "checkpoints") as writer,
+    ):
+        writer.save(*parts, state)
+
+
+def test_parts_that_share_weights_are_written_once(tmp_path: Path):
+    def shared() -> Parts:
+        layer = nn.Linear(3, 3)
+        model = nn.ModuleDict({"one": layer, "two": nn.Sequential(layer)})
+        return model, copy.deepcopy(model), torch.optim.AdamW(model.parameters())
+
+    saved, loaded = shared(), shared()
+    path = save(tmp_path, saved, 1)
+    assert load_file(path / "model.safetensors").keys() == {"one.weight", "one.bias"}
+    load_checkpoint(path, *loaded)
+    for name, value in saved[0].state_dict().items():
+        assert torch.equal(loaded[0].state_dict()[name], value)
+
+
+def test_another_optimisers_moments_are_refused_by_name(tmp_path: Path):
+    path = save(tmp_path, make(1), 1)
+    for layers in ([nn.Linear(3, 4)], [nn.Linear(3, 5), nn.Linear(5, 1)]):
+        optimizer = torch.optim.AdamW(nn.Sequential(*layers).parameters())
+        with pytest.raises(CheckpointError, match=r"optimizer\.safetensors"):
+            load_optimizer(path, optimizer)

@@ -1,19 +1,14 @@
 """The denoiser and its parts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from training.models.dit import (
-    Attention,
-    DiT,
-    DiTConfig,
-    PatchEmbedRouter,
-    TimestepEmbedder,
-    sincos_positions,
-)
+from training.models.dit import DiT, DiTConfig, PatchEmbedRouter, TimestepEmbedder
+from training.models.transformer import Attention, sincos_positions
 
 CONFIG = DiTConfig(in_channels=10, out_channels=4, num_labels=3, width=32, depth=2, heads=4)
 
@@ -95,6 +90,42 @@ def test_the_router_is_the_convolution_of_each_rows_label():
         torch.testing.assert_close(tokens[row], expected, rtol=1e-4, atol=1e-5)
 
 
+def test_labels_beyond_the_routes_enter_by_the_nearest():
+    router = PatchEmbedRouter(replace(CONFIG, num_labels=13, num_routes=2, first_task_label=10))
+    assert router.weight.shape == (2, 40, 32)
+    x = torch.randn(1, 10, 4, 4).expand(5, -1, -1, -1)
+    tokens = router(x, torch.tensor([0, 10, 11, 12, 9]))
+    assert torch.equal(tokens[[0, 4]], tokens[[1, 1]])
+    assert torch.equal(tokens[3], tokens[2])
+    assert (tokens[1] - tokens[2]).abs().max() > 0.1
+
+
+@torch.no_grad()
+def test_an_image_network_has_one_route_and_no_condition():
+    config = DiTConfig(
+        in_channels=4, out_channels=8, num_labels=5, width=32, depth=1, heads=4, num_routes=1
+    )
+    model = DiT(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    noisy, _, t, _ = make_inputs(3)
+    prediction = model(noisy, None, t, torch.tensor([0, 4, 2]))
+    assert prediction.shape == (3, 8, 8, 8)
+    assert model.embed.weight.shape[0] == 1
+    with_nothing = model(noisy, noisy[:, :0], t, torch.tensor([0, 4, 2]))
+    assert torch.equal(prediction, with_nothing)
+
+
+def test_the_names_of_weights_stay(model: DiT):
+    """Checkpoints and resumed runs depend on them."""
+    names = set(model.state_dict())
+    assert {"embed.weight", "embed.bias", "y_embedder.weight", "head.bias"} <= names
+    block = {name.removeprefix("blocks.1.") for name in names if name.startswith("blocks.1.")}
+    layers = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2", "modulation")
+    assert block == {f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias")}
+    assert model.embed.weight.shape == (3, 40, 32)
+
+
 def test_positions_are_sines_and_cosines_of_row_and_column():
     height, width, channels = 3, 5, 16
     positions = sincos_positions(height, width, channels, torch.zeros(1))
@@ -109,6 +140,13 @@ def test_positions_are_sines_and_cosines_of_row_and_column():
                 assert got[8 + i] == pytest.approx(math.sin(column * omega), abs=1e-5)
                 assert got[12 + i] == pytest.approx(math.cos(column * omega), abs=1e-5)
     assert len({tuple(row.tolist()) for row in positions}) == height * width
+
+
+def test_either_axis_can_fill_the_first_half():
+    rows = sincos_positions(3, 5, 16, torch.zeros(1))
+    columns = sincos_positions(3, 5, 16, torch.zeros(1), "columns")
+    assert torch.equal(columns, rows.roll(8, dims=1))
+    assert not torch.equal(columns, rows)
 
 
 def test_a_larger_grid_starts_with_the_positions_of_a_smaller_one():

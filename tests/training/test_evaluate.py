@@ -14,6 +14,7 @@ from service.core.artifact import ArtifactError
 from service.core.tasks import TaskName
 from tests.training.conftest import Build
 from tests.training.test_cases import write_kitti, write_manifest
+from training.answers import fields_of
 from training.data.sample import AmodalBatch, Batch, DepthBatch, FlowBatch
 from training.evaluate import HELD_OUT_SEED, held_out, measure
 from training.finetune import load_model
@@ -50,13 +51,19 @@ def make_batches() -> dict[TaskName, Batch]:
 BATCHES = make_batches()
 
 
+def fields(task: TaskName, pictures: np.ndarray) -> dict[str, np.ndarray]:
+    """Fields of pictures (N, components, 3, P, P) in the order of the task's components."""
+    named = {c.name: pictures[:, place] for place, c in enumerate(COMPONENTS[task])}
+    return fields_of(COMPONENTS[task], named)
+
+
 @pytest.mark.parametrize("task", JUDGES)
 def test_the_truth_is_answered_without_error(task: TaskName):
     judge, batch = JUDGES[task], BATCHES[task]
-    place = [component.name for component in COMPONENTS[task]].index(judge.component)
-    members = prepare(batch, SIDE).targets[None, :, place].repeat(3, 1, 1, 1, 1).numpy()
+    targets = prepare(batch, SIDE).targets.numpy()
     for row in range(2):
-        error, score = judge.measure(judge.answer(members[:, row], SIDE, SIDE), batch, row)
+        members = fields(task, np.repeat(targets[row][None], 3, axis=0))
+        error, score = judge.measure(judge.answer(members, SIDE, SIDE), batch, row)
         # quantiles clip a few percent of the depths
         assert error == pytest.approx(0, abs={"depth": 0.02, "flow": 1e-4, "amodal": 1e-6}[task])
         assert score == pytest.approx(0 if task == "flow" else 1)
@@ -65,7 +72,8 @@ def test_the_truth_is_answered_without_error(task: TaskName):
 @pytest.mark.parametrize("task", JUDGES)
 def test_a_wrong_answer_is_as_wrong_as_it_is(task: TaskName):
     judge, batch = JUDGES[task], BATCHES[task]
-    wrong = np.zeros((1, 3, SIDE, SIDE), dtype=np.float32) - (task == "amodal")
+    value = -1.0 if task == "amodal" else 0.0
+    wrong = fields(task, np.full((1, 2, 3, SIDE, SIDE), value, dtype=np.float32))
     error, _ = judge.measure(judge.answer(wrong, SIDE, SIDE), batch, 0)
     baseline = {"depth": "constant", "flow": "zero flow", "amodal": "visible mask"}[task]
     both_rows = [judge.measure(judge.answer(wrong, SIDE, SIDE), batch, row)[0] for row in (0, 1)]
@@ -78,7 +86,9 @@ def test_baselines_know_what_they_may():
     depth = JUDGES["depth"].baselines(BATCHES["depth"], BATCHES["depth"])
     assert depth["mean map"] == pytest.approx(0, abs=1e-5)  # both scenes are the mean
     assert depth["constant"] > 0
-    upside_down = DepthBatch(*(value.flip(2) for value in vars(BATCHES["depth"]).values()))
+    depths = BATCHES["depth"]
+    assert isinstance(depths, DepthBatch)
+    upside_down = DepthBatch(depths.image.flip(2), depths.depth.flip(2))
     assert JUDGES["depth"].baselines(upside_down, upside_down)["gradient"] == pytest.approx(
         0, abs=1e-5
     )
@@ -87,11 +97,12 @@ def test_baselines_know_what_they_may():
 
 
 def test_answers_have_the_size_that_was_asked_for():
-    members = np.zeros((2, 3, 16, 16), dtype=np.float32)
-    members[:, 0] = 0.3
-    for judge in JUDGES.values():
-        assert judge.answer(members, 20, 50).shape[1:] == (20, 50)
-    small, wide = (JUDGES["flow"].answer(members, 20, width) for width in (50, 100))
+    members = np.zeros((2, 2, 3, 16, 16), dtype=np.float32)
+    members[:, :, 0] = 0.3
+    for task, judge in JUDGES.items():
+        assert judge.answer(fields(task, members), 20, 50).shape[1:] == (20, 50)
+    moved = fields("flow", members)
+    small, wide = (JUDGES["flow"].answer(moved, 20, width) for width in (50, 100))
     np.testing.assert_allclose(wide[0, 0, 0], 2 * small[0, 0, 0], rtol=1e-5)
 
 

@@ -17,11 +17,13 @@ from service.core.tasks import TASKS
 from tests.architecture.test_model_repository import disagreements, parse_text_proto
 from tests.training.conftest import Build
 from training import onnx_network
-from training.export import default_budget, export, networks, served_tasks
-from training.finetune import load_model
+from training.export import default_budget, export, served_tasks
+from training.finetuned import load_model
 from training.judges import JUDGES
+from training.models.perception import MODELS
 from training.onnx_network import ExportError, round_weights
 from training.report import CALIBRATION, read_reports
+from training.served_networks import networks
 from training.targets import COMPONENTS, DEPTH
 
 FORMS = ("tiny", "tiny-concatenated")
@@ -141,6 +143,6 @@ def test_the_default_budget_is_the_cheapest_that_is_nearly_the_best():
 
 
 def test_a_run_that_was_not_measured_is_served_with_one_evaluation():
-    for row in served_tasks("small", ()):
+    for row in served_tasks("small", MODELS["tiny"], ()):
         assert (row.steps, row.members) == (1, 1)
         assert row.calibration == ()

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from service.core.record import ArtifactError
 from training.checkpoint import CheckpointError, latest_checkpoint, load_weights
+from training.distributed import LaunchError
 from training.loop import (
     DivergedError,
     LoopConfig,
@@ -64,6 +66,39 @@ def test_learning_rate_warms_up_and_falls_along_half_a_cosine():
     assert learning_rate(config, 110) == pytest.approx(0.1)
     assert learning_rate(config, 500) == pytest.approx(0.1)
     assert learning_rate(replace(config, warmup_steps=0), 0) == pytest.approx(1.0)
+
+
+def test_an_exponential_decay_loses_the_same_share_in_equal_times():
+    config = LoopConfig(
+        steps=110, learning_rate=2.0, warmup_steps=10, final_fraction=0.01, decay="exponential"
+    )
+    assert learning_rate(config, 4) == pytest.approx(1.0)
+    assert learning_rate(config, 10) == pytest.approx(2.0)
+    assert learning_rate(config, 60) == pytest.approx(0.2)
+    assert learning_rate(config, 85) == pytest.approx(2.0 * 10**-1.5)
+    assert learning_rate(config, 500) == pytest.approx(0.02)
+    constant = replace(config, decay="constant", final_fraction=0.0)
+    assert [learning_rate(constant, step) for step in (10, 60, 110)] == [2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"micro_batches": 0}, "micro_batches"),
+        ({"spike_patience": 0}, "spike_patience"),
+        ({"save_every": 0}, "save_every"),
+        ({"log_every": 0}, "log_every"),
+        ({"decay": "exponential", "final_fraction": 0.0}, "final_fraction"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, object], field: str):
+    with pytest.raises(ArtifactError, match=field):
+        replace(CONFIG, **settings)  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_recomputed_is_not_pretended(tmp_path: Path):
+    with pytest.raises(LaunchError, match="no part of Line"):
+        run(tmp_path, replace(CONFIG, recompute=True))
 
 
 def test_only_what_requires_a_gradient_is_trained(tmp_path: Path):
@@ -162,6 +197,82 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: P
         assert kept.slope.isfinite().all()
     resumed, _ = run(tmp_path)
     assert torch.equal(resumed.slope, run(tmp_path / "whole")[0].slope)
+
+
+def spiking(model: Line, bad: Callable[[int], bool]) -> Compute:
+    """Losses of two tasks, one a thousand times the other, that jump where they are bad."""
+
+    def compute(step: int) -> StepResult:
+        scale = (1.0, 1000.0)[step % 2] * (50.0 if bad(step) else 1.0)
+        loss = scale * (1.0 + 0.0 * model.slope.sum())
+        return StepResult({"loss": loss}, 1, ("small", "large")[step % 2])
+
+    return compute
+
+
+SPIKES = replace(
+    CONFIG, steps=40, save_every=4, warmup_steps=4, spike_factor=10.0, spike_patience=3
+)
+
+
+def test_spikes_in_a_row_stop_the_run_and_keep_the_last_good_checkpoint(tmp_path: Path):
+    model = Line()
+    bad = spiking(model, lambda step: step >= 18 and step % 2 == 1)  # 19, 21, 23
+    with pytest.raises(DivergedError, match=r"large.*3 times at step 23.*00000016"):
+        train(model, bad, SPIKES, tmp_path, {})
+    latest = latest_checkpoint(tmp_path / "checkpoints")
+    assert latest is not None
+    assert latest.name == "00000016"  # not 20, when the first spike had been seen
+
+
+def test_a_resumed_run_knows_what_was_ordinary(tmp_path: Path):
+    model = Line()
+    train(model, spiking(model, lambda step: False), replace(SPIKES, steps=8), tmp_path, {})
+    model = Line()
+    with pytest.raises(DivergedError, match=r"at step 12.*00000008"):
+        train(model, spiking(model, lambda step: True), SPIKES, tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("bad", "changed"),
+    [
+        (lambda step: step in (19, 21, 25, 27), SPIKES),  # never three in a row
+        (lambda step: step < 4, SPIKES),  # while warming up
+        (lambda step: step >= 18, replace(SPIKES, spike_factor=0.0)),
+    ],
+)
+def test_noise_does_not_stop_a_run(tmp_path: Path, bad: Callable[[int], bool], changed: LoopConfig):
+    model = Line()
+    train(model, spiking(model, bad), changed, tmp_path, {})
+    latest = latest_checkpoint(tmp_path / "checkpoints")
+    assert latest is not None
+    assert latest.name == "00000040"
+
+
+def test_weights_that_are_not_finite_are_never_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    model = Line()
+    good, real = fitting(model), torch.optim.AdamW.step
+
+    def breaking(self: torch.optim.AdamW, closure: None = None) -> None:
+        real(self, closure)
+        if len(steps) == 6:
+            with torch.no_grad():
+                model.slope[0] = math.inf
+
+    steps: list[int] = []
+
+    def compute(step: int) -> StepResult:
+        steps.append(step)
+        return good(step)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
+    with pytest.raises(DivergedError, match=r"not finite at step 6.*00000003"):
+        train(model, compute, CONFIG, tmp_path, {})
+    latest = latest_checkpoint(tmp_path / "checkpoints")
+    assert latest is not None
+    assert latest.name == "00000003"
 
 
 def test_another_models_checkpoint_is_refused(tmp_path: Path):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
 from types import MappingProxyType
@@ -96,6 +96,9 @@ class Stream:
         drawn = _gather(list(self._pool.values()), order[: self._rows].tolist(), self._config.chunk)
         return photograph(mirror(drawn, generator), generator)
 
+    def expect(self, steps: Sequence[int]) -> None:
+        """Nothing is made ready for `steps`: the device that trains is the one that renders."""
+
     def _render(self, chunk: int) -> Batch:
         sources = SOURCES[self._task]
         shares = torch.tensor([source.share for source in sources])
@@ -110,17 +113,21 @@ class Stream:
 def _gather(chunks: list[B], order: list[int], chunk: int) -> B:
     """Rows `order` of the chunks as if they were one batch, without joining them first."""
     fields = {
-        field.name: torch.stack(
-            [getattr(chunks[index // chunk], field.name)[index % chunk] for index in order]
-        )
-        for field in dataclasses.fields(chunks[0])
+        name: torch.stack([getattr(chunks[index // chunk], name)[index % chunk] for index in order])
+        for name in tensors(chunks[0])
     }
     return type(chunks[0])(**fields)
 
 
+def tensors(batch: Batch) -> dict[str, Tensor]:
+    """The fields of a batch that are known, by name."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def mirror(batch: B, generator: torch.Generator) -> B:
     """Half of the rows seen in a mirror: sides swap, and horizontal motion changes its sign."""
-    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    fields = tensors(batch)
     rows = len(next(iter(fields.values())))
     flip = torch.rand(rows, generator=generator, device=generator.device) < 0.5
 

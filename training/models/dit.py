@@ -1,9 +1,9 @@
 """The diffusion transformer: adaLN-Zero blocks over a grid of latent patches.
 
-After Peebles and Xie, "Scalable Diffusion Models with Transformers", with two changes of "Scaling
+After Peebles and Xie, "Scalable Diffusion Models with Transformers", with three changes of "Scaling
 Properties of Diffusion Models for Perceptual Tasks": every task label has its own input convolution
-(`PatchEmbedRouter`), and the timestep and the label are given per row, so that rows of different
-tasks and steps can share a batch.
+(`PatchEmbedRouter`), the timestep and the label are given per row, so that rows of different tasks
+and steps can share a batch, and experts may take the place of the MLP.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from training.models.moe import ExpertsConfig, MoE
+from training.models.transformer import Attention, Axis, Mlp, sincos_positions
 
 
 @dataclass(frozen=True)
@@ -28,35 +32,40 @@ class DiTConfig:
     heads: int
     patch: int = 2
     mlp_ratio: float = 4.0
+    num_routes: int | None = None  # input convolutions; None is one per label
+    first_task_label: int = 0  # label l enters by convolution l - first_task_label, within range
+    first_axis: Axis = "rows"  # of the positions' first half; public DiT checkpoints: columns
+    experts: ExpertsConfig | None = None  # None is one MLP for every token
+    qk_norm: bool = False  # whether queries and keys are normalised, head by head
+    timestep_span: int = 128  # frequency k of 128 is 10000^(-k / span); diffusers' DiT: 127
+    mlp_norm_eps: float = 1e-6  # of the norm before the MLP; diffusers' DiT: 1e-5
 
+    @property
+    def routes(self) -> int:
+        """How many input convolutions there are."""
+        return self.num_labels if self.num_routes is None else self.num_routes
 
-def sincos_positions(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Fixed 2-D sine-cosine positions (height * width, channels), rows in the first half.
-
-    Computed from the grid of the input, so that one set of weights serves any latent size.
-    """
-    quarter = channels // 4
-    steps = torch.arange(quarter, device=like.device, dtype=torch.float32) / quarter
-    omega = torch.exp(-math.log(10_000.0) * steps)
-    rows = torch.arange(height, device=like.device, dtype=torch.float32)[:, None] * omega
-    columns = torch.arange(width, device=like.device, dtype=torch.float32)[:, None] * omega
-    row_part = torch.cat([rows.sin(), rows.cos()], dim=1)[:, None].expand(-1, width, -1)
-    column_part = torch.cat([columns.sin(), columns.cos()], dim=1)[None].expand(height, -1, -1)
-    return torch.cat([row_part, column_part], dim=2).reshape(height * width, channels)
+    @property
+    def hidden(self) -> int:
+        """Width inside the MLP, and inside every expert."""
+        return int(self.width * self.mlp_ratio)
 
 
 class TimestepEmbedder(nn.Module):
-    """Timesteps (B,) to vectors (B, D): sinusoids through a two-layer network."""
+    """Timesteps (B,) to vectors (B, D): sinusoids through a two-layer network.
 
-    def __init__(self, width: int, frequencies: int = 256) -> None:
+    Frequency k is 10000^(-k / span).
+    """
+
+    def __init__(self, width: int, frequencies: int = 256, span: int = 128) -> None:
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.span = frequencies, span
         self.mlp = nn.Sequential(nn.Linear(frequencies, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
         half = self.frequencies // 2
-        steps = torch.arange(half, device=t.device, dtype=torch.float32) / half
-        angles = t.float()[:, None] * torch.exp(-math.log(10_000.0) * steps)
+        steps = torch.arange(half, device=t.device, dtype=torch.float32)
+        angles = t.float()[:, None] * torch.exp(-math.log(10_000.0) * steps / self.span)
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
@@ -67,70 +76,21 @@ class PatchEmbedRouter(nn.Module):
         super().__init__()
         size = config.in_channels * config.patch**2
         self.patch = config.patch
-        self.weight = nn.Parameter(torch.empty(config.num_labels, size, config.width))
-        self.bias = nn.Parameter(torch.zeros(config.num_labels, config.width))
-        for label in range(config.num_labels):
-            nn.init.xavier_uniform_(self.weight.data[label])
+        self.first_task_label = config.first_task_label
+        self.routed = config.num_routes is not None or config.first_task_label != 0
+        self.weight = nn.Parameter(torch.empty(config.routes, size, config.width))
+        self.bias = nn.Parameter(torch.zeros(config.routes, config.width))
+        for route in range(config.routes):
+            nn.init.xavier_uniform_(self.weight.data[route])
 
     def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        route = label
+        if self.routed:
+            route = (label - self.first_task_label).clamp(0, len(self.weight) - 1)
         # A convolution of stride = kernel is a matrix product on patches (B, T, size) and batches
         # over labels.
         patches = functional.pixel_unshuffle(x, self.patch).flatten(2).transpose(1, 2)
-        return patches @ self.weight[label] + self.bias[label][:, None]  # (B, T, D)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention over (B, T, D)."""
-
-    def __init__(self, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, tokens, width = x.shape
-        qkv = self.qkv(x).reshape(batch, tokens, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, D / heads) each
-        mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
-
-
-class Mlp(nn.Module):
-    """Two linear layers with tanh-GELU between."""
-
-    def __init__(self, width: int, hidden: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
-
-
-class ViTBlock(nn.Module):
-    """A plain pre-norm transformer block, for encoders: no timestep, no label."""
-
-    def __init__(self, width: int, heads: int, mlp_ratio: float = 4.0) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, int(width * mlp_ratio))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-def over_grid(x: Tensor, blocks: nn.ModuleList, norm: nn.LayerNorm) -> Tensor:
-    """A grid (B, D, h, w) as tokens with positions through plain blocks and `norm`; same shape."""
-    height, width = x.shape[2:]
-    tokens = x.flatten(2).transpose(1, 2)  # (B, T, D)
-    tokens = tokens + sincos_positions(height, width, tokens.shape[2], tokens)
-    for block in blocks:
-        tokens = block(tokens)
-    return norm(tokens).transpose(1, 2).reshape(x.shape)
+        return patches @ self.weight[route] + self.bias[route][:, None]  # (B, T, D)
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -145,9 +105,13 @@ class DiTBlock(nn.Module):
         super().__init__()
         width = config.width
         self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(width, config.heads)
-        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.attn = Attention(width, config.heads, config.qk_norm)
+        self.norm2 = nn.LayerNorm(width, eps=config.mlp_norm_eps, elementwise_affine=False)
+        self.mlp = (
+            Mlp(width, config.hidden)
+            if config.experts is None
+            else MoE(width, config.hidden, config.experts)
+        )
         self.modulation = nn.Linear(width, 6 * width)
         # adaLN-Zero: every block starts as the identity.
         nn.init.zeros_(self.modulation.weight)
@@ -161,13 +125,18 @@ class DiTBlock(nn.Module):
 
 
 class DiT(nn.Module):
-    """The denoiser: predicts epsilon, v or the sample, whichever it was trained for."""
+    """The denoiser: predicts epsilon, v or the sample, whichever it was trained for.
+
+    With `recompute` set, a training step keeps only what enters each block and computes the rest
+    again on the way back: a third more work for a fraction of the memory.
+    """
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         self.embed = PatchEmbedRouter(config)
-        self.t_embedder = TimestepEmbedder(config.width)
+        self.t_embedder = TimestepEmbedder(config.width, span=config.timestep_span)
         self.y_embedder = nn.Embedding(config.num_labels, config.width)
         self.blocks = nn.ModuleList(DiTBlock(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=1e-6, elementwise_affine=False)
@@ -185,19 +154,30 @@ class DiT(nn.Module):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    def forward(self, noisy: Tensor, condition: Tensor, timestep: Tensor, task: Tensor) -> Tensor:
+    def forward(
+        self, noisy: Tensor, condition: Tensor | None, timestep: Tensor, task: Tensor
+    ) -> Tensor:
         """Prediction (B, C, h, w) for `noisy` (B, C, h, w) and `condition` (B, K, h, w).
 
-        `timestep` and `task`, its label, are (B,): every row may be of another task and step.
+        `timestep` and `task`, its label, are (B,): every row may be of another task and step. A
+        network of images by class alone takes no condition.
         """
-        patch = self.config.patch
-        height, width = noisy.shape[2] // patch, noisy.shape[3] // patch
-        x = self.embed(torch.cat([noisy, condition], dim=1), task)  # (B, T, D)
-        x = x + sincos_positions(height, width, self.config.width, x)
+        patch, width = self.config.patch, self.config.width
+        rows, columns = noisy.shape[2] // patch, noisy.shape[3] // patch
+        entered = noisy if condition is None else torch.cat([noisy, condition], dim=1)
+        x = self.embed(entered, task)  # (B, T, D)
+        x = x + sincos_positions(rows, columns, width, x, self.config.first_axis)
         c = self.t_embedder(timestep) + self.y_embedder(task)  # (B, D)
         for block in self.blocks:
-            x = block(x, c)
+            x = self._through(block, x, c)
         shift, scale = self.modulation(functional.silu(c)).chunk(2, dim=1)
         x = self.head(modulate(self.norm(x), shift, scale))  # (B, T, C * patch^2)
-        grid = x.transpose(1, 2).reshape(x.shape[0], -1, height, width)
+        grid = x.transpose(1, 2).reshape(x.shape[0], -1, rows, columns)
         return functional.pixel_shuffle(grid, patch)
+
+    def _through(self, block: nn.Module, x: Tensor, c: Tensor) -> Tensor:
+        if not (self.recompute and self.training and torch.is_grad_enabled()):
+            return block(x, c)
+        # Nothing in a block is random, and asking the generators of a GPU would wait for it.
+        again: Tensor = checkpoint(block, x, c, use_reentrant=False, preserve_rng_state=False)
+        return again

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.dit import ViTBlock, over_grid
-from training.models.vae import Autoencoder, ResidualBlock
+from training.models.transformer import ViTBlock, over_grid
+from training.models.vae import PictureCode, ResidualBlock
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,19 @@ class Encoded:
 
 
 class LatentEncoder(nn.Module):
-    """The paper's form: [latent of the picture, latent of the prompt]; K = 2 C."""
+    """The paper's form: [latent of the picture, latent of the prompt]; K = 2 C.
 
-    def __init__(self, vae: Autoencoder) -> None:
+    Without `prompted`, for a network of one task of one picture, the picture's alone; K = C.
+    """
+
+    def __init__(self, vae: PictureCode, prompted: bool = True) -> None:
         super().__init__()
         self.vae = vae.frozen_encoding()
+        self.prompted = prompted
 
     def forward(self, image: Tensor, prompt: Tensor | None) -> Encoded:
+        if not self.prompted:
+            return Encoded(self.vae(image))
         second = torch.ones_like(image) if prompt is None else prompt
         return Encoded(torch.cat([self.vae(image), self.vae(second)], dim=1))
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.models.dit import ViTBlock, over_grid
 from training.models.encoders import Encoded
 from training.models.matching import CELL, all_pairs, global_match, local_match, warp
-from training.models.vae import FACTOR, Autoencoder, ResidualBlock
+from training.models.transformer import ViTBlock, over_grid
+from training.models.vae import FACTOR, PictureCode, ResidualBlock
 from training.targets import FlowCode
 
 
@@ -72,7 +72,7 @@ class MotionEncoder(nn.Module):
     The first C channels are the latent of the flow found, as the autoencoder writes it.
     """
 
-    def __init__(self, config: MotionEncoderConfig, vae: Autoencoder, code: FlowCode) -> None:
+    def __init__(self, config: MotionEncoderConfig, vae: PictureCode, code: FlowCode) -> None:
         super().__init__()
         self.config = config
         self.code = code

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +23,30 @@ FACTOR = 8  # px per latent cell, both ways
 class VaeConfig:
     """Widths of the autoencoder. `latent_channels` is C of the denoiser's `noisy` input."""
 
+    kind: Literal["convolutional"] = "convolutional"
     latent_channels: int = 4
     encoder_width: int = 128
     encoder_blocks: int = 2
     decoder_widths: tuple[int, int, int, int] = (128, 64, 32, 16)  # at 1/8, 1/4, 1/2, 1/1
+
+
+class PictureCode(Protocol):
+    """What the rest of a model asks of an autoencoder, whichever it is.
+
+    Pictures are (B, 3, 8h, 8w) in [-1, 1]; latents (B, C, h, w) are about as strong as unit noise.
+    """
+
+    def encode(self, image: Tensor) -> Tensor:
+        """Latent of pictures."""
+        ...
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Pictures of a latent."""
+        ...
+
+    def frozen_encoding(self) -> nn.Module:
+        """`encode` as a frozen module of its own, sharing the weights."""
+        ...
 
 
 class ResidualBlock(nn.Module):

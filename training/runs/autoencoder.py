@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from service.core.record import require
 from training.data.mixture import PoolConfig
 from training.loop import LoopConfig
 from training.models.perception import MODELS, ModelConfig
@@ -20,6 +21,10 @@ class AutoencoderRun:
     rows: int = 32  # pictures of each kind are cut from this many scenes of each task
     latent_noise: float = 0.03  # of the latents' deviation: the decoder must forgive small errors
     pool: PoolConfig = field(default_factory=PoolConfig)
+
+    def __post_init__(self) -> None:
+        kind = self.model.vae.kind
+        require(kind == "convolutional", "model.vae.kind", f"cannot be trained here: {kind}")
 
 
 def autoencoder_small() -> AutoencoderRun:

@@ -52,6 +52,11 @@ def draw_scenes(generator: torch.Generator, count: int) -> Scene:
     """`count` scenes of random families."""
     weights = torch.tensor([weight for _, weight in FAMILIES.values()], device=generator.device)
     family = torch.multinomial(weights, count, replacement=True, generator=generator)
+    return scenes_of(generator, family)
+
+
+def scenes_of(generator: torch.Generator, family: Tensor) -> Scene:
+    """One scene of each family (n,), int64 positions in FAMILIES, in that order."""
     numbers = family.bincount(minlength=len(FAMILIES)).tolist()
     parts = [
         draw(generator, n) for (draw, _), n in zip(FAMILIES.values(), numbers, strict=True) if n
@@ -59,7 +64,8 @@ def draw_scenes(generator: torch.Generator, count: int) -> Scene:
     return combine(parts, family.argsort(stable=True).argsort())
 
 
-def _draw_atlas(generator: torch.Generator) -> Atlas:
+def draw_atlas(generator: torch.Generator) -> Atlas:
+    """One of the sets of textures."""
     index = torch.randint(NUM_ATLASES, (), generator=generator, device=generator.device)
     return _atlas(int(index), generator.device)
 
@@ -75,7 +81,7 @@ def render_depth(
     """
     scene = draw_scenes(generator, count)
     key = uniform(generator, 0.1, 0.4, count, 1)
-    frame = draw_frame(scene, _draw_atlas(generator), size, key, torch.zeros_like(key), compiled)
+    frame = draw_frame(scene, draw_atlas(generator), size, key, torch.zeros_like(key), compiled)
     depth = torch.minimum(frame.depth, scene.air[:, 4, None])
     return DepthBatch(frame.image, depth.view(count, 1, size, size))
 
@@ -91,7 +97,7 @@ def render_motion(
     first = draw_scenes(generator, count)
     motion = draw_motion(generator, first)
     second = motion.apply(first)
-    key, atlas = uniform(generator, 0.1, 0.4, count, 1), _draw_atlas(generator)
+    key, atlas = uniform(generator, 0.1, 0.4, count, 1), draw_atlas(generator)
     frame1 = draw_frame(first, atlas, size, key, torch.zeros_like(key), compiled)
     frame2 = draw_frame(second, atlas, size, key, frame1.exposure, compiled)
     flow, occluded = flow_between(first, second, motion, size, frame1.depth, frame1.entry, compiled)
