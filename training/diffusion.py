@@ -25,6 +25,8 @@ SCHEDULE = ScheduleSpec(
     spacing="trailing",
     steps_offset=0,
     prediction_type="v",
+    sampler="ddim",
+    start="noise",
 )
 
 # The paper's: its networks go on predicting the noise, as they did before, and it found cosine

@@ -24,6 +24,8 @@ from service.core.artifact import (
     Artifact,
     CalibrationPoint,
     EncoderSpec,
+    FixedGrid,
+    FixedSize,
     LatentSpec,
     ServedTask,
     dump_artifact,
@@ -85,6 +87,7 @@ def _served_task(
         components=config.components(task),
         encoding=config.table.encoding(task),
         steps=steps,
+        max_steps=MAX_STEPS,
         members=members,
         reduction=JUDGES[task].reduction,
         calibration=points,
@@ -158,15 +161,16 @@ def _describe(
             "data": ", ".join(_RENDERED if name == PROCEDURAL else name for name in data),
         },
         schedule=config.schedule,
-        latent=LatentSpec(config.vae.latent_channels, config.latent_size, config.latent_size, 1.0),
+        latent=LatentSpec(
+            config.vae.latent_channels, FixedGrid(config.latent_size, config.latent_size), 1.0
+        ),
         condition_channels=config.condition_channels,
         timestep_dtype="int64",
         has_labels=True,
         encoders=tuple(
             EncoderSpec(
                 encoder_name(name, task),
-                config.input_size(task),
-                config.input_size(task),
+                FixedSize(config.input_size(task), config.input_size(task)),
                 prompt=has_prompt(task),
                 label=False,
             )

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from service.api.images import Upload
-from service.api.resample import resize_maps
+from service.api.resample import resize_maps, resize_plainly
 from service.core.encodings import AmodalEncoding, DepthEncoding, Encoding, FlowEncoding
 from service.core.ensemble import Reduction, reduce_members
+from service.core.sizes import Fit
 
 _SMALLEST_RANGE = 1e-6  # of a depth map: a flat one is all near rather than amplified rounding
 _OBJECT = 0.5  # coverage from which a pixel belongs to the whole object
@@ -27,7 +28,8 @@ class Scene:
     """What the request fixes about its answer.
 
     `uploads` are the task's images in order, all of `width` x `height`. Maps of uncertainty and of
-    single members are made only where they are wanted.
+    single members are made only where they are wanted. `fit` says where the picture lies in the
+    model's maps, None where it fills them.
     """
 
     uploads: tuple[Upload, ...]
@@ -36,6 +38,24 @@ class Scene:
     reduction: Reduction
     uncertainty: bool
     all_members: bool
+    fit: Fit | None = None
+
+    def crop(self, maps: Float32[np.ndarray, "n map_h map_w"]) -> np.ndarray:
+        """Cut the padding off."""
+        if self.fit is None:
+            return maps
+        height, width = (
+            round(side * content / whole)
+            for side, content, whole in zip(
+                maps.shape[-2:], self.fit.content, self.fit.padded, strict=True
+            )
+        )
+        return maps[..., :height, :width]
+
+    def resize(self, maps: Float32[np.ndarray, "*batch map_h map_w"]) -> np.ndarray:
+        """Resize maps without padding to the upload's size."""
+        resized = resize_maps if self.fit is None else resize_plainly
+        return resized(maps, self.height, self.width)
 
 
 @dataclass(frozen=True)
@@ -101,6 +121,7 @@ Answer = DepthAnswer | FlowAnswer | AmodalAnswer
 
 def make_answer(encoding: Encoding, fields: Fields, scene: Scene) -> Answer:
     """Turn a task's encoded fields into its answer for a scene."""
+    fields = {name: scene.crop(maps) for name, maps in fields.items()}
     match encoding:
         case DepthEncoding():
             return _depth_answer(encoding, fields, scene)
@@ -166,12 +187,11 @@ class _Maps:
 def _reduce_and_resize(
     members: Float32[np.ndarray, "n *field model_h model_w"], scene: Scene
 ) -> _Maps:
-    size = scene.height, scene.width
     reduced = reduce_members(members, scene.reduction)
     return _Maps(
-        resize_maps(reduced.prediction, *size),
-        resize_maps(reduced.uncertainty, *size) if scene.uncertainty else None,
-        resize_maps(members, *size) if scene.all_members else None,
+        scene.resize(reduced.prediction),
+        scene.resize(reduced.uncertainty) if scene.uncertainty else None,
+        scene.resize(members) if scene.all_members else None,
     )
 
 

@@ -46,7 +46,16 @@ class Moment:
 def choose_plan(
     knobs: Knobs, served: ServedTask, num_components: int, seed: int, moment: Moment
 ) -> Planned:
-    """Choose steps and members; raises InvalidField for a budget below the least."""
+    """Choose steps and members; raises InvalidField for a budget below the least.
+
+    And for more steps than the model was made for.
+    """
+    if knobs.steps is not None and knobs.steps > served.max_steps:
+        raise InvalidField(
+            f"The model was not made for {knobs.steps} steps",
+            field="steps",
+            limit=f"1..{served.max_steps}",
+        )
     if knobs.ensemble == AUTO:
         return _choose_growing(knobs, served, num_components, seed, moment)
     if not knobs.budgets:

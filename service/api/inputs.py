@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float32
 
 from service.api.images import ImageLimits, Upload
-from service.api.resample import image_to_input, mask_to_input
-from service.core.artifact import EncoderSpec
+from service.api.resample import image_to_input, image_to_padded, mask_to_input, padded
+from service.core.artifact import EncoderSpec, FixedSize
+from service.core.sizes import Fit, Size
 from service.core.tasks import Task
 from service.errors import InvalidField
 
@@ -24,11 +25,21 @@ class ModelImage:
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """A request's images in the task's order, all from uploads of `width` x `height` pixels."""
+    """A request's images in the task's order, all from uploads of `width` x `height` pixels.
+
+    `fit` is None where they were stretched to the model's size; else they kept their shape.
+    """
 
     images: tuple[ModelImage, ...]
     width: int
     height: int
+    fit: Fit | None
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the model's input."""
+        _, height, width = self.images[0].values.shape
+        return height, width
 
 
 def take_uploads(files: Mapping[str, bytes], task: Task, limits: ImageLimits) -> tuple[Upload, ...]:
@@ -50,13 +61,26 @@ def prepare_inputs(uploads: Sequence[Upload], encoder: EncoderSpec) -> ModelInpu
                 field=upload.field,
                 limit=f"{first.width} x {first.height} pixels, like {uploads[0].field}",
             )
-    return ModelInputs(tuple(images), first.width, first.height)
+    fit = _fit(encoder, first.width, first.height)
+    return ModelInputs(tuple(images), first.width, first.height, fit)
+
+
+def _fit(encoder: EncoderSpec, width: int, height: int) -> Fit | None:
+    if isinstance(encoder.size, FixedSize):
+        return None
+    return encoder.size.fit((height, width))
 
 
 def _read_picture(upload: Upload, encoder: EncoderSpec) -> ModelImage:
-    decoded = upload.reduced_rgb(max(encoder.height, encoder.width))
-    values = image_to_input(decoded.image, encoder.height, encoder.width)
-    return ModelImage(values, decoded.width, decoded.height)
+    if isinstance(encoder.size, FixedSize):
+        decoded = upload.reduced_rgb(max(encoder.size.example))
+        values = image_to_input(decoded.image, *encoder.size.example)
+        return ModelImage(values, decoded.width, decoded.height)
+    # At full size: a JPEG decoded at a fraction of it is not quite the one that others decode, and
+    # a model that keeps the shape is to answer as it does elsewhere.
+    decoded = upload.reduced_rgb(None)
+    fit = encoder.size.fit((decoded.height, decoded.width))
+    return ModelImage(image_to_padded(decoded.image, fit), decoded.width, decoded.height)
 
 
 def _read_mask(upload: Upload, encoder: EncoderSpec) -> ModelImage:
@@ -69,7 +93,8 @@ def _read_mask(upload: Upload, encoder: EncoderSpec) -> ModelImage:
             limit="some pixels above half and some not",
         )
     height, width = mask.shape
-    return ModelImage(mask_to_input(mask, encoder.height, encoder.width), width, height)
+    fit = encoder.size.fit((height, width))
+    return ModelImage(padded(mask_to_input(mask, *fit.content), fit), width, height)
 
 
 _READERS: Mapping[str, Callable[[Upload, EncoderSpec], ModelImage]] = {

@@ -24,10 +24,11 @@ from service.api.schemas import RunData
 from service.api.terms import Call
 from service.core.artifact import MAX_MEMBERS, Artifact, Component, ServedTask
 from service.core.ensemble import Reduction
+from service.core.sizes import Size
 from service.core.tasks import Task
 from service.engine.engine import Engine
 from service.engine.planner import Pace
-from service.engine.request import EngineResult, PredictionRequest, Timings
+from service.engine.request import EngineResult, PredictionRequest, Timings, networks_of
 from service.errors import InvalidField, TooLarge
 from service.metrics import Metrics
 
@@ -114,6 +115,7 @@ class Predictor:
             choice.reduction,
             knobs.uncertainty,
             knobs.all_members,
+            inputs.fit,
         )
         request = self._plan(choice, knobs, inputs, scene, call)
         self._check_answer(task, scene, request.plan.members)
@@ -148,7 +150,7 @@ class Predictor:
         self, choice: _Choice, knobs: Knobs, inputs: ModelInputs, scene: Scene, call: Call
     ) -> PredictionRequest:
         """Choose the plan now that the pictures are there: what that took is part of a budget."""
-        pace = partial(self._pace, choice, scene, call)
+        pace = partial(self._pace, choice, inputs.size, scene, call)
         moment = Moment(call, self.clock(), pace)
         num_components = len(choice.components)
         planned = choose_plan(knobs, choice.served, num_components, choice.seed, moment)
@@ -168,10 +170,10 @@ class Predictor:
             terms=call.terms(planned.grow_until, render_s),
         )
 
-    def _pace(self, choice: _Choice, scene: Scene, call: Call) -> Pace:
+    def _pace(self, choice: _Choice, size: Size, scene: Scene, call: Call) -> Pace:
         """What the engine would take now, and the answer after it."""
-        num_components = len(choice.components)
-        pace = self._engine.pace(choice.artifact, choice.served, num_components, call.terms())
+        networks = networks_of(choice.artifact, choice.served, size)
+        pace = self._engine.pace(networks, len(choice.components), call.terms())
         sizes = [_render_size(scene, members) for members in range(1, MAX_MEMBERS + 1)]
         render_ms = self._render_costs.predict_ms(choice.kind, sizes)
         finish_ms = tuple(a + b for a, b in zip(pace.finish_ms, render_ms, strict=True))
@@ -212,6 +214,7 @@ def _finish(
         steps=steps,
         ensemble=result.members,
         evaluations=result.evaluations,
+        unit=choice.served.encoding.unit,
         expected_error=expected,
         error_metric=None if expected is None else choice.served.error_metric,
         seed=choice.seed,

@@ -40,6 +40,7 @@ class RunData(BaseModel):
     steps: int
     ensemble: int
     evaluations: int
+    unit: str = Field(description="What the prediction is in")
     expected_error: float | None = Field(
         description="Measured error of such a choice, in error_metric; null where it was not "
         "measured"
@@ -119,6 +120,7 @@ class ServedTaskData(BaseModel):
     task: TaskName
     outputs: Sequence[str]
     steps: int
+    max_steps: int
     ensemble: int
     reduction: Reduction
     error_metric: str
@@ -133,6 +135,7 @@ class ServedTaskData(BaseModel):
             task=served.task,
             outputs=[o for o in TASKS[served.task].outputs if served.components_for(o)],
             steps=served.steps,
+            max_steps=served.max_steps,
             ensemble=served.members,
             reduction=served.reduction,
             error_metric=served.error_metric,

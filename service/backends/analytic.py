@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from service.backends.base import BackendError
-from service.core.artifact import Artifact
+from service.core.artifact import Artifact, InputGrid
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -109,14 +109,17 @@ def posterior_mean(
 def _encode(artifact: Artifact, inputs: Arrays) -> np.ndarray:
     pictures = [inputs[name] for name in ("image", "prompt") if name in inputs]
     stacked = np.concatenate(pictures, axis=1)
-    latent = artifact.latent
-    sampled = _resample(stacked, latent.height, latent.width)
+    height, width = stacked.shape[2:]
+    sampled = _resample(stacked, *artifact.latent.size.of((height, width)))
     return sampled[:, np.arange(artifact.condition_channels) % stacked.shape[1]]
 
 
 def _decode(artifact: Artifact, latent: np.ndarray) -> np.ndarray:
-    encoder = artifact.encoders[0]
-    image = _resample(latent, encoder.height, encoder.width)
+    size, (height, width) = artifact.latent.size, latent.shape[2:]
+    shown = artifact.encoders[0].size.example
+    if isinstance(size, InputGrid):
+        shown = (height * size.factor, width * size.factor)
+    image = _resample(latent, *shown)
     return image[:, np.arange(3) % latent.shape[1]]
 
 

@@ -10,7 +10,8 @@ from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-from service.core.artifact import Artifact
+from service.core.artifact import Artifact, FixedSize, InputGrid
+from service.core.sizes import Size
 
 DType = Literal["float32", "int64"]
 
@@ -57,11 +58,15 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Tensor:
-    """An input or output; `shape` is one row's, without the batch axis, None for any size."""
+    """An input or output; `shape` is one row's, without the batch axis, None for any size.
+
+    `example` is a shape that it may have.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int | None, ...]
+    example: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -74,31 +79,40 @@ class Signature:
 
 def model_tensors(artifact: Artifact) -> dict[str, Signature]:
     """Signature of each network an artifact names, by the network's name in the repository."""
-    latent = artifact.latent
-    size = (latent.height, latent.width)
-    x_t = (latent.channels, *size)
-    condition = Tensor("condition", "float32", (artifact.condition_channels, *size))
-    label = Tensor("task", "int64", ())
+    latent, first = artifact.latent, artifact.encoders[0].size
+    channels, *grid = latent.shape(first.example)
+    follows = isinstance(latent.size, InputGrid)
+
+    def of_grid(name: str, depth: int) -> Tensor:
+        return _picture(name, depth, (grid[0], grid[1]), varies=follows)
+
+    condition = of_grid("condition", artifact.condition_channels)
+    label = Tensor("task", "int64", (), ())
     signatures = {
         artifact.denoiser: Signature(
             (
-                Tensor("noisy", "float32", x_t),
+                of_grid("noisy", channels),
                 condition,
-                Tensor("timestep", artifact.timestep_dtype, ()),
+                Tensor("timestep", artifact.timestep_dtype, (), ()),
                 *((label,) if artifact.has_labels else ()),
             ),
-            Tensor("prediction", "float32", x_t),
+            of_grid("prediction", channels),
         ),
         artifact.decoder: Signature(
-            (Tensor("latent", "float32", x_t),), Tensor("image", "float32", (3, None, None))
+            (of_grid("latent", channels),), _picture("image", 3, first.example, varies=True)
         ),
     }
     for encoder in artifact.encoders:
-        picture = (3, encoder.height, encoder.width)
-        inputs = [Tensor("image", "float32", picture)]
+        varies = not isinstance(encoder.size, FixedSize)
+        inputs = [_picture("image", 3, encoder.size.example, varies=varies)]
         if encoder.prompt:
-            inputs.append(Tensor("prompt", "float32", picture))
+            inputs.append(_picture("prompt", 3, encoder.size.example, varies=varies))
         if encoder.label:
             inputs.append(label)
         signatures[encoder.model] = Signature(tuple(inputs), condition)
     return signatures
+
+
+def _picture(name: str, channels: int, size: Size, *, varies: bool) -> Tensor:
+    example = (channels, *size)
+    return Tensor(name, "float32", (channels, None, None) if varies else example, example)

@@ -9,15 +9,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from service.core.ddim import PredictionType
 from service.core.encodings import Encoding
 from service.core.ensemble import Reduction
+from service.core.lcm import ORIGINAL_STEPS
 from service.core.record import ArtifactError as ArtifactError  # its callers import it from here
 from service.core.record import dump_record, load_record, require
-from service.core.schedule import Betas, NoiseSchedule, Spacing, make_schedule, step_pairs
+from service.core.schedule_spec import MAX_STEPS as MAX_STEPS
+from service.core.schedule_spec import ScheduleSpec as ScheduleSpec
+from service.core.sizes import FixedGrid as FixedGrid  # as parts of an artifact
+from service.core.sizes import FixedSize as FixedSize
+from service.core.sizes import InputGrid as InputGrid
+from service.core.sizes import InputSize, LatentSize, Size
+from service.core.sizes import LongestEdge as LongestEdge
 from service.core.tasks import TASKS, TaskName
 
-MAX_STEPS = 200  # the paper's largest budgets, and the most that a request may ask for
 MAX_MEMBERS = 20
 
 _MODEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -26,57 +31,20 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class ScheduleSpec:
-    """How the model was noised, what it predicts, and which timesteps sampling visits."""
-
-    betas: Betas
-    num_timesteps: int
-    beta_start: float
-    beta_end: float
-    zero_terminal_snr: bool
-    set_alpha_to_one: bool
-    spacing: Spacing
-    steps_offset: int
-    prediction_type: PredictionType
-
-    def __post_init__(self) -> None:
-        require(self.num_timesteps >= MAX_STEPS, "num_timesteps", f"must be at least {MAX_STEPS}")
-        require(0 < self.beta_start <= self.beta_end, "beta_start", "must be in (0, beta_end]")
-        require(self.beta_end < 1, "beta_end", "must be below 1")
-        # Below the shortest stride, no step count can be pushed past the last timestep.
-        largest = self.num_timesteps // MAX_STEPS - 1
-        require(0 <= self.steps_offset <= largest, "steps_offset", f"must be in 0..{largest}")
-        sampleable = not (self.zero_terminal_snr and self.prediction_type == "epsilon")
-        require(sampleable, "prediction_type", "must not be epsilon with zero_terminal_snr")
-
-    def build(self) -> NoiseSchedule:
-        """Compute the noise levels."""
-        return make_schedule(
-            self.betas,
-            self.num_timesteps,
-            self.beta_start,
-            self.beta_end,
-            self.zero_terminal_snr,
-            self.set_alpha_to_one,
-        )
-
-    def step_pairs(self, steps: int) -> tuple[tuple[int, int], ...]:
-        """Return each step's (t, t_prev) for a budget of 1..MAX_STEPS steps."""
-        return step_pairs(self.num_timesteps, steps, self.spacing, self.steps_offset)
-
-
-@dataclass(frozen=True)
 class LatentSpec:
-    """Shape of one latent (channels, height, width); the decoder is fed x_0 / scale."""
+    """Channels and size of a latent; the decoder is fed x_0 / scale."""
 
     channels: int
-    height: int
-    width: int
+    size: LatentSize
     scale: float
 
     def __post_init__(self) -> None:
-        for name in ("channels", "height", "width", "scale"):
+        for name in ("channels", "scale"):
             require(getattr(self, name) > 0, name, "must be positive")
+
+    def shape(self, image: Size) -> tuple[int, int, int]:
+        """Return (C, h, w) for an encoder's input of that size."""
+        return (self.channels, *self.size.of(image))
 
 
 @dataclass(frozen=True)
@@ -84,15 +52,12 @@ class EncoderSpec:
     """One encoder: its model name, input size in pixels, and which inputs it has beside `image`."""
 
     model: str
-    height: int
-    width: int
+    size: InputSize
     prompt: bool
     label: bool
 
     def __post_init__(self) -> None:
         _require_model_name("model", self.model)
-        for name in ("height", "width"):
-            require(getattr(self, name) > 0, name, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -133,7 +98,8 @@ class ServedTask:
     """How this model does one task.
 
     `prompt` says what goes into the encoder's `prompt` input: nothing, the task's second image, or
-    `prompt_value` everywhere. `steps`, `members` and `reduction` are the model's defaults.
+    `prompt_value` everywhere. `steps`, `members` and `reduction` are the model's defaults; more
+    than `max_steps` it was not made for.
     """
 
     task: TaskName
@@ -144,6 +110,7 @@ class ServedTask:
     components: tuple[Component, ...]
     encoding: Encoding
     steps: int
+    max_steps: int
     members: int
     reduction: Reduction
     calibration: tuple[CalibrationPoint, ...]
@@ -151,7 +118,12 @@ class ServedTask:
 
     def __post_init__(self) -> None:
         task = TASKS[self.task]
-        _require_budget(self.steps, self.members)
+        _require_budget(self.max_steps, self.members)
+        for name, steps in (
+            ("steps", self.steps),
+            *((f"calibration[{i}].steps", point.steps) for i, point in enumerate(self.calibration)),
+        ):
+            require(1 <= steps <= self.max_steps, name, f"must be in 1..{self.max_steps}")
         require(self.encoder_label >= 0, "encoder_label", "must not be negative")
         require(self.encoding.kind == self.task, "encoding.kind", f"must be {self.task}")
         require(self.reduction in task.reductions, "reduction", f"is not one of {task.reductions}")
@@ -208,6 +180,9 @@ class Artifact:
         require(len(self.tasks) > 0, "tasks", "must not be empty")
         for i, served in enumerate(self.tasks):
             self._check_encoder(served, f"tasks[{i}]")
+            if self.schedule.sampler == "lcm":
+                few = served.max_steps <= ORIGINAL_STEPS
+                require(few, f"tasks[{i}].max_steps", f"must be at most {ORIGINAL_STEPS} for lcm")
         for path, digest in self.files.items():
             require(_RELATIVE_PATH.fullmatch(path) is not None, f"files.{path}", "is no plain path")
             require(_SHA256.fullmatch(digest) is not None, f"files.{path}", "is no sha256")
@@ -216,6 +191,13 @@ class Artifact:
         encoder = next((e for e in self.encoders if e.model == served.encoder), None)
         if encoder is None:
             raise ArtifactError(f"{path}.encoder", f"no encoder is named {served.encoder!r}")
+        grid = self.latent.size
+        if isinstance(grid, InputGrid):
+            whole = all(side % grid.factor == 0 for side in encoder.size.example)
+            require(whole, "latent.size.factor", f"must divide the input sides of {encoder.model}")
+        else:
+            fixed = isinstance(encoder.size, FixedSize)
+            require(fixed, "latent.size", f"must follow the inputs of {encoder.model}")
         prompted = served.prompt != "none"
         require(prompted == encoder.prompt, f"{path}.prompt", "disagrees with the encoder's prompt")
 

@@ -20,19 +20,29 @@ SMALLEST_COMPANDING = 1e-3  # less is linear, but for float32's rounding
 class DepthEncoding:
     """Affine-invariant depth: its low and high quantile in an image become -1 (near) and +1.
 
-    Companding c stores log(1 + c u) / log(1 + c) of the relative depth u in 0..1, which gives near
-    things more of the range: a street would otherwise leave them next to nothing. 0 is linear.
+    Of disparity (inverse depth, any scale and offset) the reverse is decoded, so that 0 is nearest
+    there too. Companding c stores log(1 + c u) / log(1 + c) of the relative depth u in 0..1, which
+    gives near things more of the range: a street would otherwise leave them next to nothing. 0 is
+    linear.
     """
 
     low_quantile: float = 0.02
     high_quantile: float = 0.98
     companding: float = 0.0
+    quantity: Literal["depth", "disparity"] = "depth"
     kind: Literal["depth"] = "depth"
 
     def __post_init__(self) -> None:
+        linear = self.quantity == "depth" or self.companding == 0
+        require(linear, "companding", "must be 0 for disparity")
         ordered = 0 <= self.low_quantile < self.high_quantile <= 1
         require(ordered, "low_quantile", "must be below high_quantile, both in 0..1")
         _require_companding(self.companding)
+
+    @property
+    def unit(self) -> str:
+        """What answers are in."""
+        return {"depth": "relative depth", "disparity": "1 - relative disparity"}[self.quantity]
 
     def encode(
         self, depth: Float[np.ndarray, "*b h w"], valid: Bool[np.ndarray, "*b h w"]
@@ -53,8 +63,10 @@ class DepthEncoding:
         return np.where(valid, 2 * unit - 1, 1).astype(np.float32)
 
     def decode(self, y: Float32[np.ndarray, "*b h w"]) -> Float32[np.ndarray, "*b h w"]:
-        """Decode to relative depth in [0, 1], 0 nearest."""
+        """Decode to relative depth, or relative disparity reversed, in [0, 1], 0 nearest."""
         unit = _to_unit_range(y)
+        if self.quantity == "disparity":
+            return 1 - unit
         if self.companding:
             unit = np.expm1(unit * math.log1p(self.companding)) / self.companding
         return unit
@@ -80,6 +92,11 @@ class FlowEncoding:
         for name in ("divisor_x", "divisor_y", "reference_width", "reference_height"):
             require(getattr(self, name) > 0, name, "must be positive")
         _require_companding(self.companding)
+
+    @property
+    def unit(self) -> str:
+        """What answers are in."""
+        return "px of the upload"
 
     def encode(
         self,
@@ -135,6 +152,11 @@ class AmodalEncoding:
     def __post_init__(self) -> None:
         require(-1 <= self.background <= 1, "background", "must be in -1..1")
         require(0 < self.threshold < 2, "threshold", "must be between 0 and 2")
+
+    @property
+    def unit(self) -> str:
+        """What answers are in."""
+        return "coverage"
 
     def encode_mask(self, mask: Float32[np.ndarray, "*b h w"]) -> Float32[np.ndarray, "*b h w"]:
         """Encode coverage in [0, 1] to [-1, 1]."""

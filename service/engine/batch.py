@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from service.core.ddim import ddim_step
-from service.engine.groups import Group, Stage
+from service.engine.groups import STAGES, Group, Stage
 from service.engine.request import PredictionRequest, Trajectory
 
 Rows = Sequence[Trajectory]
@@ -17,12 +17,9 @@ Rows = Sequence[Trajectory]
 
 def groups(request: PredictionRequest) -> dict[Stage, Group]:
     """Return what each stage's calls of a request may be shared with."""
-    encoder, artifact, model = request.encoder, request.artifact, request.model
-    picture = (3, encoder.height, encoder.width)
     return {
-        "encode": Group("encode", model, encoder.model, picture),
-        "denoise": Group("denoise", model, artifact.denoiser, request.latent_shape),
-        "decode": Group("decode", model, artifact.decoder, request.latent_shape),
+        stage: Group(stage, request.model, *network)
+        for stage, network in zip(STAGES, request.networks, strict=True)
     }
 
 
@@ -74,7 +71,8 @@ INPUTS: Mapping[Stage, Callable[[Rows], dict[str, np.ndarray]]] = {
 
 def fits_output(stage: Stage, rows: Rows, output: np.ndarray) -> bool:
     """Whether a model gave what the stage needs: float32 rows of the right number and shape."""
-    artifact = rows[0].run.request.artifact
+    request = rows[0].run.request
+    artifact = request.artifact
     channels = {
         "encode": artifact.condition_channels,
         "denoise": artifact.latent.channels,
@@ -83,17 +81,19 @@ def fits_output(stage: Stage, rows: Rows, output: np.ndarray) -> bool:
     if output.dtype != np.float32 or output.ndim != 4 or output.shape[:2] != (len(rows), channels):
         return False
     if stage != "decode":
-        return output.shape[2:] == (artifact.latent.height, artifact.latent.width)
+        return output.shape[2:] == request.latent_shape[1:]
     mates = (mate for row in rows for mate in row.run.trajectories)
     return all(mate.image is None or mate.image.shape == output.shape[1:] for mate in mates)
 
 
 def take_step(rows: Rows, x_t: np.ndarray, prediction: np.ndarray) -> None:
-    """Move every row one DDIM step: its `x_t` and `step` change. Arrays are (B, C, h, w)."""
+    """Move every row one step of its sampler: its `x_t` and `step` change. (B, C, h, w) each."""
     a = np.array([row.run.sampling.a[row.step] for row in rows], dtype=np.float32)
     b = np.array([row.run.sampling.b[row.step] for row in rows], dtype=np.float32)
     for row, x_prev in zip(rows, ddim_step(x_t, prediction, a, b), strict=True):
         row.x_t = x_prev
+        if noise := row.run.sampling.c[row.step]:
+            row.x_t = x_prev + np.float32(noise) * row.fresh_noise()
         row.step += 1
 
 

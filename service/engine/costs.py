@@ -5,9 +5,11 @@ device: bigger batches are tried as long as they have made a row cheaper. Knows 
 """
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
+
+from service.engine.groups import Network
 
 _SMOOTHING = 0.2  # weight of the newest call
 _WORTH = 0.9  # a larger batch must make a row at least this much cheaper than a smaller one
@@ -25,6 +27,7 @@ class _Measured:
     rows: float
     seconds: float
     seen: int  # number of the newest call, counted over the table
+    guessed: bool = False
     deviation: float = 0.0  # mean absolute, of `seconds`
 
     def include(self, rows: int, seconds: float, seen: int) -> None:
@@ -41,21 +44,21 @@ class _Measured:
 class CostTable:
     """Seconds of a call by (device, network, rows); sizes are kept apart by powers of two.
 
-    A network is known by whatever its cost depends on, such as its name and its input's shape.
+    A network is known by its name and its input's shape.
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, Hashable], dict[int, _Measured]] = {}
+        self._known: dict[tuple[str, Network], dict[int, _Measured]] = {}
         self._num_observed = 0
-        self._worth: dict[tuple[str, Hashable], tuple[int, int]] = {}
-        self._full: dict[tuple[str, Hashable], tuple[int, float]] = {}  # size, seconds of a row
+        self._worth: dict[tuple[str, Network], tuple[int, int]] = {}
+        self._full: dict[tuple[str, Network], tuple[int, float]] = {}  # size, seconds of a row
 
-    def observe(self, device: str, network: Hashable, rows: int, seconds: float) -> None:
+    def observe(self, device: str, network: Network, rows: int, seconds: float) -> None:
         """Learn from a call that returned."""
         sizes = self._known.setdefault((device, network), {})
         size = _size(rows)
         self._num_observed += 1
-        new = size not in sizes
+        new = size not in sizes or sizes[size].guessed
         if new:
             sizes[size] = _Measured(float(rows), seconds, self._num_observed)
         else:
@@ -64,7 +67,20 @@ class CostTable:
             self._worth.clear()
         self._follow(device, network, rows, seconds)
 
-    def _follow(self, device: str, network: Hashable, rows: int, seconds: float) -> None:
+    def networks(self, device: str) -> list[Network]:
+        """What was called, or guessed, on a device."""
+        return [network for name, network in self._known if name == device]
+
+    def take_after(self, device: str, network: Network, other: Network, factor: float) -> None:
+        """Guess a network's costs: `factor` times those of another, until it is called itself."""
+        self._known[device, network] = {
+            size: replace(known, seconds=factor * known.seconds, guessed=True)
+            for size, known in self._known[device, other].items()
+        }
+        if (full := self._full.get((device, other))) is not None:
+            self._full[device, network] = (full[0], factor * full[1])
+
+    def _follow(self, device: str, network: Network, rows: int, seconds: float) -> None:
         """Learn what a row costs in full batches.
 
         The size that looks cheapest does so in part by chance; what such calls go on to take is
@@ -80,7 +96,7 @@ class CostTable:
         self._full[key] = (size, row_s)
 
     def seconds(
-        self, device: str, network: Hashable, rows: int, *, surely: bool = False
+        self, device: str, network: Network, rows: int, *, surely: bool = False
     ) -> float | None:
         """Predicted seconds of one call, or None when the network never ran there.
 
@@ -97,19 +113,19 @@ class CostTable:
         nearest = sizes.get(_size(rows), points[-1])
         return seconds * (1 + _SURELY * nearest.deviation / max(nearest.seconds, 1e-9))
 
-    def max_rows(self, device: str, network: Hashable, most: int) -> int:
+    def max_rows(self, device: str, network: Network, most: int) -> int:
         """Rows that a batch is filled to: the fewest with the cheapest rows, and once twice that.
 
         What was not measured lately is tried, up to `most`: the profile grows as requests come.
         """
         return min(most, self._worthwhile(device, network)[1])
 
-    def rate(self, device: str, network: Hashable) -> float | None:
+    def rate(self, device: str, network: Network) -> float | None:
         """Rows per second of one worker in full batches, or None where nothing is known."""
         _, row_s = self._full.get((device, network), (0, 0.0))
         return 1 / row_s if row_s else None
 
-    def rows_per_second(self, devices: Sequence[str], network: Hashable) -> float | None:
+    def rows_per_second(self, devices: Sequence[str], network: Network) -> float | None:
         """Rows per second of workers on these devices together, None where nothing is known.
 
         Workers of devices where the network never ran are taken to be like the others.
@@ -117,13 +133,13 @@ class CostTable:
         rates = [rate for device in devices if (rate := self.rate(device, network))]
         return sum(rates) / len(rates) * len(devices) if rates else None
 
-    def row_seconds(self, network: Hashable) -> float | None:
+    def row_seconds(self, network: Network) -> float | None:
         """Seconds of a row in a good batch on the devices that ran it, or None if there is none."""
         devices = [device for device, name in self._known if name == network]
         rate = self.rows_per_second(devices, network)
         return len(devices) / rate if rate else None
 
-    def _worthwhile(self, device: str, network: Hashable) -> tuple[int, int]:
+    def _worthwhile(self, device: str, network: Network) -> tuple[int, int]:
         """The largest batch known to be worth it, and the one to fill: that or, untried, twice."""
         key = (device, network)
         if key not in self._worth:

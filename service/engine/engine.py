@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from service.backends.base import Backend, Signature, Worker
-from service.core.artifact import Artifact, ServedTask
 from service.engine.costs import CostTable
 from service.engine.dispatch import Dispatcher
 from service.engine.errors import (
@@ -26,7 +25,7 @@ from service.engine.errors import (
     EngineStopped,
     NoWorker,
 )
-from service.engine.groups import Stage
+from service.engine.groups import Networks, Stage
 from service.engine.planner import Pace
 from service.engine.pool import Pool
 from service.engine.profile import profile
@@ -109,10 +108,10 @@ class Engine:
                 timer.cancel()
             self._work.forget(owner)
 
-    def pace(self, artifact: Artifact, task: ServedTask, num_components: int, terms: Terms) -> Pace:
+    def pace(self, networks: Networks, num_components: int, terms: Terms) -> Pace:
         """What steps and members would cost now, with costs that nearly every call stays below."""
         others = self._work.pipeline
-        return self._work.forecast.pace(artifact, task, num_components, terms, others, surely=True)
+        return self._work.forecast.pace(networks, num_components, terms, others, surely=True)
 
     @property
     def is_out(self) -> bool:

@@ -7,9 +7,9 @@ Before a network was ever called nothing is known of it, and it counts as free.
 import math
 from collections.abc import Iterable, Mapping
 
-from service.core.artifact import MAX_MEMBERS, Artifact, ServedTask
+from service.core.artifact import MAX_MEMBERS
 from service.engine.costs import CostTable
-from service.engine.groups import Group, Network
+from service.engine.groups import Group, Network, Networks
 from service.engine.pipeline import Live
 from service.engine.planner import Pace
 from service.engine.pool import Pool
@@ -25,6 +25,25 @@ class Forecast:
     def __init__(self, costs: CostTable, pool: Pool) -> None:
         self._costs = costs
         self._pool = pool
+
+    def familiarise(self, networks: Iterable[Network]) -> None:
+        """Begin with a guess for inputs of a new size: a call costs as its pixels do.
+
+        Where the same model was called with another size, that is; the first call corrects it.
+        """
+        for device in set(self._devices()):
+            for network in networks:
+                if self._costs.seconds(device, network, 1) is None:
+                    self._guess(device, network)
+
+    def _guess(self, device: str, network: Network) -> None:
+        def distance(other: Network) -> float:
+            return abs(math.log(_pixels(network) / _pixels(other)))
+
+        known = [other for other in self._costs.networks(device) if other.model == network.model]
+        if known:
+            nearest = min(known, key=distance)
+            self._costs.take_after(device, network, nearest, _pixels(network) / _pixels(nearest))
 
     def row_cost(self, group: Group) -> float:
         """Worker seconds of one row in a good batch: what fairness is counted in."""
@@ -67,8 +86,7 @@ class Forecast:
 
     def pace(
         self,
-        artifact: Artifact,
-        task: ServedTask,
+        networks: Networks,
         num_components: int,
         terms: Terms,
         others: Iterable[Live],
@@ -79,6 +97,7 @@ class Forecast:
 
         `surely` takes for every call what nearly all calls stay below.
         """
+        self.familiarise(networks)
         competing = [
             (
                 len(live.run.trajectories),
@@ -86,20 +105,17 @@ class Forecast:
             )
             for live in others
         ]
-        spec, latent = artifact.encoder(task.encoder), artifact.latent
-        encoder = Network(spec.model, (3, spec.height, spec.width))
-        latent_shape = (latent.channels, latent.height, latent.width)
+        encoder = networks.encoder
 
-        def per_members_ms(network: str) -> tuple[float, ...]:
-            key = Network(network, latent_shape)
+        def per_members_ms(network: Network) -> tuple[float, ...]:
             rows = (m * num_components for m in range(1, MAX_MEMBERS + 1))
-            return tuple(1e3 * self._round(key, count, competing, surely) for count in rows)
+            return tuple(1e3 * self._round(network, count, competing, surely) for count in rows)
 
         wait = self._call(encoder, 1, surely) if self._busy(competing) else 0.0
         return Pace(
             fixed_ms=1e3 * (wait + self._round(encoder, 1, competing, surely)),
-            step_ms=per_members_ms(artifact.denoiser),
-            finish_ms=per_members_ms(artifact.decoder),
+            step_ms=per_members_ms(networks.denoiser),
+            finish_ms=per_members_ms(networks.decoder),
         )
 
     def finish(self, request: PredictionRequest, others: Iterable[Live]) -> float:
@@ -109,9 +125,7 @@ class Forecast:
         long as they have work.
         """
         plan, terms = request.plan, request.terms
-        alone = self.pace(
-            request.artifact, request.task, len(request.components), terms, (), surely=False
-        )
+        alone = self.pace(request.networks, len(request.components), terms, (), surely=False)
         own = (
             alone.fixed_ms
             + plan.steps * alone.step_ms[plan.members - 1]
@@ -173,3 +187,8 @@ class Forecast:
             for device in sorted(set(self._devices()))
         ]
         return max((seconds for seconds in known if seconds is not None), default=0.0)
+
+
+def _pixels(network: Network) -> int:
+    """Pixels or latent cells of a row."""
+    return math.prod(network.shape[1:])

@@ -24,6 +24,14 @@ class Network(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Networks(NamedTuple):
+    """What the calls of one request cost by."""
+
+    encoder: Network
+    denoiser: Network
+    decoder: Network
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Rows of equal groups may share a call.

@@ -20,8 +20,10 @@ from service.core.artifact import (
     EncoderSpec,
     ServedTask,
 )
+from service.core.sizes import Size
 from service.engine.adaptive import next_round
-from service.engine.sampling import Sampling, draw_noise, make_sampling
+from service.engine.groups import Network, Networks
+from service.engine.sampling import STARTS, Sampling, draw_noise, make_sampling
 
 MAX_SEED = 2**64 - 1
 
@@ -89,14 +91,13 @@ class PredictionRequest:
     terms: Terms = field(default_factory=Terms)
 
     def __post_init__(self) -> None:
-        encoder = self.encoder
-        size = (3, encoder.height, encoder.width)
-        if self.image.shape != size:
-            raise ValueError(f"image must be {size} for {encoder.model}, not {self.image.shape}")
+        encoder, size = self.encoder, self.image.shape
+        if not encoder.size.takes(size[1:]):
+            raise ValueError(f"image must be of {encoder.size} for {encoder.model}, not {size}")
         if (self.prompt is not None) != (self.task.prompt == "second"):
             raise ValueError(f"prompt does not fit a task whose prompt is {self.task.prompt!r}")
         if self.prompt is not None and self.prompt.shape != size:
-            raise ValueError(f"prompt must be {size} for {encoder.model}, not {self.prompt.shape}")
+            raise ValueError(f"prompt must be {size}, like the image, not {self.prompt.shape}")
         if not self.components or len(set(self.component_indices)) != len(self.components):
             raise ValueError("components must be one or more different components of the task")
 
@@ -111,15 +112,29 @@ class PredictionRequest:
         return tuple(self.task.components.index(component) for component in self.components)
 
     @property
+    def networks(self) -> Networks:
+        """What its calls cost by."""
+        return networks_of(self.artifact, self.task, self.image.shape[1:])
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(C, h, w) of the model's latent."""
-        latent = self.artifact.latent
-        return (latent.channels, latent.height, latent.width)
+        """(C, h, w) of the latents of a picture of this size."""
+        return self.artifact.latent.shape(self.image.shape[1:])
 
     @property
     def evaluations(self) -> int:
         """Most rows of denoiser calls that the answer costs: steps x members x components."""
         return self.plan.steps * self.plan.members * len(self.components)
+
+
+def networks_of(artifact: Artifact, task: ServedTask, size: Size) -> Networks:
+    """What calls for a task cost by, for an encoder's input of `size`."""
+    latent = artifact.latent.shape(size)
+    return Networks(
+        Network(task.encoder, (3, *size)),
+        Network(artifact.denoiser, latent),
+        Network(artifact.decoder, latent),
+    )
 
 
 @dataclass(frozen=True)
@@ -169,6 +184,13 @@ class Trajectory:
     image: np.ndarray | None = None
     failed_on: tuple[str, ...] = ()
 
+    def fresh_noise(self) -> np.ndarray:
+        """Noise (C, h, w) that the present step adds, of this row and step alone."""
+        request = self.run.request
+        component = request.component_indices[self.component]
+        seed = request.plan.seed
+        return draw_noise(seed, self.member, component, request.latent_shape, self.step + 1)
+
 
 @dataclass(slots=True, eq=False)
 class Run:
@@ -212,12 +234,13 @@ def grow(run: Run, members: int) -> tuple[Trajectory, ...]:
 
 def _trajectories(run: Run, members: range) -> Iterator[Trajectory]:
     request = run.request
+    starts = STARTS[request.artifact.schedule.start]
     for place, index in enumerate(request.component_indices):
         label = request.components[place].label
         for member in members:
             # keyed by the place in the task, not in the request: an answer does not depend on
             # which other components were asked for
-            x_t = draw_noise(request.plan.seed, member, index, request.latent_shape)
+            x_t = starts(request.plan.seed, member, index, request.latent_shape)
             yield Trajectory(run.owner, run, place, label, member, x_t)
 
 

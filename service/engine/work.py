@@ -79,6 +79,7 @@ class Work:
 
     def admit(self, request: PredictionRequest) -> tuple[int, asyncio.Future[EngineResult]]:
         """Begin a request; its answer or its error will be in the future."""
+        self.forecast.familiarise(request.networks)
         owner = self.pipeline.admit(request, self._clock())
         answer = self._answers[owner] = asyncio.get_running_loop().create_future()
         return owner, answer

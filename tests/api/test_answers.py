@@ -1,6 +1,7 @@
 """Encoded fields to answers, where a whole server would hide the numbers."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from service.api.answers import AmodalAnswer, DepthAnswer, FlowAnswer, Scene, ma
 from service.api.images import ImageLimits, Upload
 from service.api.resample import resize_maps
 from service.core.encodings import AmodalEncoding, DepthEncoding, FlowEncoding
+from service.core.sizes import LongestEdge
 from tests.support.pictures import disc, encode, gradient
 
 LIMITS = ImageLimits(10**7, 16, 10**4)
@@ -91,3 +93,24 @@ def test_no_appearance_no_completion():
     answer = make_answer(AmodalEncoding(1.0, 0.1), {"mask": noise(2)}, SCENE)
     assert isinstance(answer, AmodalAnswer)
     assert answer.completed() is None
+
+
+def test_padding_is_cut_off_and_the_rest_resized_plainly():
+    fit = LongestEdge(64, 16).fit((40, 100))
+    assert (fit.content, fit.padded) == ((25, 64), (32, 64))
+    field = np.full((1, 16, 32), 5.0, dtype=np.float32)  # a decoder at half the input's size
+    field[:, :12] = np.linspace(-1, 0.5, 32, dtype=np.float32)  # of 12.5 rows of picture
+    scene = replace(SCENE, height=40, width=100, fit=fit)
+    answer = make_answer(DepthEncoding(), {"depth": field}, scene)
+    assert isinstance(answer, DepthAnswer)
+    assert answer.prediction.shape == (40, 100)
+    np.testing.assert_array_equal(answer.prediction, np.tile(answer.prediction[:1], (40, 1)))
+    assert (np.diff(answer.prediction[0]) >= 0).all()
+
+
+def test_disparity_is_reversed():
+    near_is_high = np.linspace(-1, 1, 32, dtype=np.float32)[None, None].repeat(20, axis=1)
+    scene = replace(SCENE, uncertainty=False, all_members=False)
+    answer = make_answer(DepthEncoding(quantity="disparity"), {"depth": near_is_high}, scene)
+    assert answer.prediction[0, 0] == 1
+    assert answer.prediction[0, -1] == 0

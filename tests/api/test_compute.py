@@ -155,8 +155,9 @@ async def test_budgets_of_time_count_what_was_spent_already(desk, monkeypatch):
     assert "ms now" in str(said.limit)
     desk.clock.jump(0.0)
     assert (await ask(desk, budget_ms=400)).status_code == 200
-    task, components, terms = desk.engine.paced[-1]
-    assert (task, components, terms.priority) == ("depth", 1, "normal")
+    networks, components, terms = desk.engine.paced[-1]
+    assert networks.encoder.model == "tiny_depth_encoder"
+    assert (components, terms.priority) == (1, "normal")
 
 
 async def test_rendering_is_learnt_and_kept_free(desk, monkeypatch):

@@ -117,6 +117,7 @@ async def test_depth_json(client):
         "steps": 2,
         "ensemble": 3,
         "evaluations": 6,
+        "unit": "relative depth",
         "expected_error": pytest.approx(0.2 * (0.8 + 0.1 / 2 + 0.1 / 3), rel=1e-5),
         "error_metric": "abs_rel",
         "seed": 7,

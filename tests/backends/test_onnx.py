@@ -12,6 +12,7 @@ import pytest
 from service.backends.base import BackendError
 from service.backends.onnx import OnnxBackend, available_cores
 from service.backends.repository import ServedModel
+from service.core.artifact import FixedSize
 from tests.support import tiny_repository as tiny
 from tests.support.requests import make_picture
 
@@ -72,7 +73,7 @@ def test_networks_that_contradict_the_artifact_are_refused(
 
 
 def test_an_encoder_of_another_size_is_refused(model: ServedModel) -> None:
-    encoders = tuple(replace(spec, height=128) for spec in model.artifact.encoders)
+    encoders = tuple(replace(spec, size=FixedSize(128, 64)) for spec in model.artifact.encoders)
     wrong = replace(model, artifact=replace(model.artifact, encoders=encoders))
     with pytest.raises(BackendError, match=r"image has shape .*\[batch, 3, 128, 64\]"):
         OnnxBackend([wrong], threads=1)

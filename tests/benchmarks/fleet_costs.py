@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from service.backends.repository import ServedModel
+from service.core.artifact import FixedGrid, FixedSize
 from tests.benchmarks.request_level import Networks
 
 
@@ -77,6 +78,6 @@ def spread(service: Sequence[float]) -> float:
 def with_small_arrays(model: ServedModel) -> ServedModel:
     """The same model with pictures and latents of one pixel: what is left is bookkeeping."""
     artifact = model.artifact
-    encoders = tuple(replace(encoder, height=1, width=1) for encoder in artifact.encoders)
-    latent = replace(artifact.latent, height=1, width=1)
+    encoders = tuple(replace(encoder, size=FixedSize(1, 1)) for encoder in artifact.encoders)
+    latent = replace(artifact.latent, size=FixedGrid(1, 1))
     return ServedModel(replace(artifact, latent=latent, encoders=encoders), model.folder)

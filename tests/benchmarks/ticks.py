@@ -36,11 +36,10 @@ class InstantWorker:
     def __init__(self, model: ServedModel) -> None:
         artifact = model.artifact
         encoder = artifact.encoder(artifact.served("depth").encoder)
-        latent = artifact.latent
-        side = (latent.height, latent.width)
-        self._shapes = dict.fromkeys(model_tensors(artifact), (latent.channels, *side))
-        self._shapes[encoder.model] = (artifact.condition_channels, *side)
-        self._shapes[artifact.decoder] = (3, encoder.height, encoder.width)
+        latent = artifact.latent.shape(encoder.size.example)
+        self._shapes = dict.fromkeys(model_tensors(artifact), latent)
+        self._shapes[encoder.model] = (artifact.condition_channels, *latent[1:])
+        self._shapes[artifact.decoder] = (3, *encoder.size.example)
         self._zeros: dict[tuple[str, int], np.ndarray] = {}
 
     def output(self, model: str, rows: int) -> np.ndarray:
@@ -74,7 +73,7 @@ def depth_request(
         model=model.key,
         artifact=model.artifact,
         task=served,
-        image=_picture(encoder.height, encoder.width),
+        image=_picture(*encoder.size.example),
         prompt=None,
         plan=Plan(steps, members, seed),
         components=served.components,

@@ -142,7 +142,7 @@ def test_every_unknown_field_is_named(path):
         (("schedule", "prediction_type"), "epsilon"),
         (("latent", "scale"), 0),
         (("latent", "channels"), -4),
-        (("encoders", 0, "height"), 0),
+        (("encoders", 0, "size", "height"), 0),
         (("encoders", 0, "model"), "no encoder"),
         (("tasks", 0, "task"), "normals"),
         (("tasks", 0, "encoder"), "unknown_encoder"),
@@ -233,7 +233,17 @@ def test_the_schedule_is_built_as_described():
 def test_no_accepted_offset_breaks_a_budget(num_timesteps, steps, data):
     offset = data.draw(st.integers(0, num_timesteps // 200 - 1))
     spec = ScheduleSpec(
-        "linear", num_timesteps, 1e-4, 0.02, False, True, "leading", offset, "epsilon"
+        "linear",
+        num_timesteps,
+        1e-4,
+        0.02,
+        False,
+        True,
+        "leading",
+        offset,
+        "epsilon",
+        "ddim",
+        "noise",
     )
     assert len(spec.step_pairs(steps)) == steps
 

@@ -13,7 +13,7 @@ from service.backends.repository import ServedModel
 from service.engine import batch as arrays
 from service.engine.costs import CostTable
 from service.engine.forecast import Forecast
-from service.engine.groups import Group, Network
+from service.engine.groups import Group, Network, Networks
 from service.engine.pipeline import Pipeline
 from service.engine.pool import Pool
 from service.engine.request import Terms
@@ -21,7 +21,7 @@ from tests.support.requests import make_request
 
 FIXED_S, ROW_S = 0.004, 0.001  # of a call, and of each of its rows
 LATENT = (4, 8, 8)
-NETWORKS = (
+NETWORKS = Networks(
     Network("tiny_depth_encoder", (3, 64, 64)),
     Network("tiny_denoiser", LATENT),
     Network("tiny_decoder", LATENT),
@@ -55,31 +55,28 @@ def test_the_drain_is_the_sum_of_what_is_left(model: ServedModel) -> None:
 
 def test_alone_a_round_is_one_call_until_the_batch_is_full(model: ServedModel) -> None:
     _, forecast, _ = world(model)
-    depth = model.artifact.served("depth")
-    pace = forecast.pace(model.artifact, depth, 1, Terms(), (), surely=True)
+    pace = forecast.pace(NETWORKS, 1, Terms(), (), surely=True)
     assert pace.fixed_ms == pytest.approx(1e3 * call_s(1))
     for members in (1, 2, 7, 16):
         assert pace.step_ms[members - 1] == pytest.approx(1e3 * call_s(members))
         assert pace.finish_ms[members - 1] == pytest.approx(1e3 * call_s(members))
-    amodal = forecast.pace(model.artifact, depth, 2, Terms(), (), surely=True)
+    amodal = forecast.pace(NETWORKS, 2, Terms(), (), surely=True)
     assert amodal.step_ms[4] == pytest.approx(pace.step_ms[9])
 
 
 def test_workers_share_the_members(model: ServedModel) -> None:
     _, forecast, _ = world(model, workers=5)
-    depth = model.artifact.served("depth")
-    pace = forecast.pace(model.artifact, depth, 1, Terms(), (), surely=False)
+    pace = forecast.pace(NETWORKS, 1, Terms(), (), surely=False)
     assert pace.step_ms[4] == pytest.approx(pace.step_ms[0])  # a member each
     assert pace.step_ms[9] == pytest.approx(1e3 * call_s(2))
 
 
 def test_others_slow_a_request_down_by_their_share_at_most(model: ServedModel) -> None:
     _, forecast, pipeline = world(model)
-    depth = model.artifact.served("depth")
     pipeline.admit(make_request(model, steps=5, members=6), now=0.0)
 
     def step_ms(terms: Terms) -> float:
-        return forecast.pace(model.artifact, depth, 1, terms, pipeline, surely=False).step_ms[3]
+        return forecast.pace(NETWORKS, 1, terms, pipeline, surely=False).step_ms[3]
 
     assert step_ms(Terms()) == pytest.approx(1e3 * call_s(8))  # 4 rows, and 4 of the other's 6
     assert step_ms(Terms(priority="low")) == pytest.approx(1e3 * call_s(10))  # all its 6

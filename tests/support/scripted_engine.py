@@ -14,9 +14,10 @@ from service.api.limits import Admission, AdmissionLimits
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
 from service.api.routes import TransferLimits, operation_routes, prediction_routes
-from service.core.artifact import Artifact, ServedTask
+from service.core.artifact import Artifact
 from service.engine.engine import Engine
 from service.engine.errors import EngineError
+from service.engine.groups import Networks
 from service.engine.planner import Pace
 from service.engine.request import EngineResult, PredictionRequest, Terms, Timings
 from service.metrics import Metrics
@@ -48,18 +49,16 @@ class ScriptedEngine(Engine):
     def __init__(self) -> None:
         self.requests: list[PredictionRequest] = []
         self.arrived = asyncio.Event()
-        self.paced: list[tuple[str, int, Terms]] = []
+        self.paced: list[tuple[Networks, int, Terms]] = []
         self.now = FREE
         self.error: EngineError | None = None
         self.held = False
         self.num_cancelled = 0
         self.grown = 3
 
-    def pace(
-        self, artifact: Artifact, served: ServedTask, num_components: int, terms: Terms
-    ) -> Pace:
+    def pace(self, networks: Networks, num_components: int, terms: Terms) -> Pace:
         """What the test set."""
-        self.paced.append((served.task, num_components, terms))
+        self.paced.append((networks, num_components, terms))
         return self.now
 
     async def predict(self, request: PredictionRequest) -> EngineResult:

@@ -22,6 +22,8 @@ from service.core.artifact import (
     CalibrationPoint,
     Component,
     EncoderSpec,
+    FixedGrid,
+    FixedSize,
     LatentSpec,
     ScheduleSpec,
     ServedTask,
@@ -59,6 +61,8 @@ SCHEDULE = ScheduleSpec(
     spacing="trailing",
     steps_offset=0,
     prediction_type="v",
+    sampler="ddim",
+    start="noise",
 )
 
 
@@ -93,14 +97,16 @@ def tiny_artifact(name: str, version: int, files: dict[str, str]) -> Artifact:
         licence="Apache-2.0",
         provenance={"made_by": "tests"},
         schedule=SCHEDULE,
-        latent=LatentSpec(CHANNELS, LATENT, LATENT, SCALE),
+        latent=LatentSpec(CHANNELS, FixedGrid(LATENT, LATENT), SCALE),
         condition_channels=CONDITION,
         timestep_dtype="int64",
         has_labels=True,
         encoders=(
-            EncoderSpec(f"{name}_depth_encoder", IMAGE, IMAGE, prompt=False, label=True),
-            EncoderSpec(f"{name}_flow_encoder", IMAGE, IMAGE, prompt=True, label=False),
-            EncoderSpec(f"{name}_amodal_encoder", IMAGE, IMAGE, prompt=True, label=False),
+            EncoderSpec(f"{name}_depth_encoder", FixedSize(IMAGE, IMAGE), prompt=False, label=True),
+            EncoderSpec(f"{name}_flow_encoder", FixedSize(IMAGE, IMAGE), prompt=True, label=False),
+            EncoderSpec(
+                f"{name}_amodal_encoder", FixedSize(IMAGE, IMAGE), prompt=True, label=False
+            ),
         ),
         denoiser=f"{name}_denoiser",
         decoder=f"{name}_decoder",
@@ -114,6 +120,7 @@ def tiny_artifact(name: str, version: int, files: dict[str, str]) -> Artifact:
                 components=(Component("depth", 0, {"depth": (0, 1, 2)}),),
                 encoding=DepthEncoding(),
                 steps=2,
+                max_steps=200,
                 members=3,
                 reduction="aligned",
                 calibration=_calibration(0.2),
@@ -134,6 +141,7 @@ def tiny_artifact(name: str, version: int, files: dict[str, str]) -> Artifact:
                     companding=0.0,
                 ),
                 steps=4,
+                max_steps=200,
                 members=1,
                 reduction="mean",
                 calibration=_calibration(3.0),
@@ -151,6 +159,7 @@ def tiny_artifact(name: str, version: int, files: dict[str, str]) -> Artifact:
                 ),
                 encoding=AmodalEncoding(background=1.0, threshold=0.1),
                 steps=3,
+                max_steps=200,
                 members=2,
                 reduction="median",
                 calibration=_calibration(0.4),

@@ -27,12 +27,12 @@ async def test_a_trained_model_answers_every_task_through_the_engine(exported: B
         for task, row in TASKS.items():
             served = model.artifact.served(task)
             encoder = model.artifact.encoder(served.encoder)
-            prompt = make_picture(2, encoder.height, encoder.width)
+            prompt = make_picture(2, *encoder.size.example)
             request = PredictionRequest(
                 model=model.key,
                 artifact=model.artifact,
                 task=served,
-                image=make_picture(1, encoder.height, encoder.width),
+                image=make_picture(1, *encoder.size.example),
                 prompt=prompt if served.prompt == "second" else None,
                 plan=Plan(served.steps, 2, seed=3),
                 components=served.components,

@@ -33,6 +33,8 @@ DIT_SCHEDULE = ScheduleSpec(
     spacing="trailing",
     steps_offset=0,
     prediction_type="epsilon",
+    sampler="ddim",
+    start="noise",
 )
 
 
