@@ -14,7 +14,7 @@ from safetensors.torch import save_model
 from torch import Tensor
 from torch.nn import functional
 
-from training.config import described, launch
+from training.config import described, in_one_sentence, launch
 from training.data.mixture import SOURCES, Stream, seeded
 from training.distributed import is_first_process
 from training.loop import StepResult, reduced_precision, train
@@ -84,14 +84,15 @@ def measure_latents(run: AutoencoderRun, model: Autoencoder, device: torch.devic
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: see the module's docstring."""
+    """Command line: see the module's docstring. Ends with one sentence where it cannot go on."""
     parser = argparse.ArgumentParser(prog="training.autoencoder", description=__doc__)
     told, _ = launch(parser, AUTOENCODER_RUNS, "small", arguments)
     run, out, device = told.run, told.out, told.device
     assert isinstance(run.model.vae, VaeConfig)
     torch.manual_seed(run.loop.seed)
     model = Autoencoder(run.model.vae).to(device)
-    ema = train(model, reconstruction(run, model, device), run.loop, out, described(run))
+    with in_one_sentence(parser):
+        ema = train(model, reconstruction(run, model, device), run.loop, out, described(run))
     assert isinstance(ema, Autoencoder)
     measure_latents(run, ema, device)
     if is_first_process():

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, load_model, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -125,8 +126,16 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Strictly loads one safetensors file into `model`."""
     try:
         load_model(model, str(path), strict=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not fit this model: {error}") from error
+
+
+def read_tensors(path: Path) -> Tensors:
+    """All tensors of a safetensors file by name. Raises CheckpointError."""
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
 
 
 def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
@@ -134,7 +143,7 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
     file = path / "optimizer.safetensors"
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, Tensors] = {}
-    for key, value in load_file(file).items():
+    for key, value in read_tensors(file).items():
         index, name = key.split(".", 1)
         if int(index) >= len(parameters):
             raise CheckpointError(f"{file} is of {index} parameters or more, not {len(parameters)}")
@@ -147,8 +156,12 @@ def load_optimizer(path: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def load_state(path: Path) -> TrainState:
-    """What a checkpoint holds beside tensors."""
-    return TrainState(**json.loads((path / "state.json").read_text()))
+    """What a checkpoint holds beside tensors. Raises CheckpointError."""
+    file = path / "state.json"
+    try:
+        return TrainState(**json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{file} does not describe a run's state: {error}") from error
 
 
 class _Snapshot:

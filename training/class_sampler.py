@@ -21,6 +21,7 @@ from torch import Tensor
 from service.core.artifact import MAX_STEPS, ScheduleSpec
 from service.core.ddim import ddim_coefficients
 from training.checkpoint import CheckpointError
+from training.config import add_device
 from training.data.mixture import seeded
 from training.models.autoencoders import load_autoencoder, weights_sha256
 from training.models.dit import DiT
@@ -99,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guidance", type=float, default=4.0, help="1 is none")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, required=True, help="picture file of the grid")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     told = parser.parse_args(arguments)
     device = torch.device(told.device)
     if not 1 <= told.steps <= MAX_STEPS or told.each < 1:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast, get_args, get_type_hints
 
 import torch
 
 from service.core.record import ArtifactError, dump_record, load_record
-from training.distributed import own_device
-from training.loop import LoopConfig
+from training.checkpoint import CheckpointError
+from training.data.sample import DataError
+from training.distributed import LaunchError, known_device, own_device
+from training.loop import DivergedError, LoopConfig
 from training.models.perception import ModelConfig
+from training.models.transplant import TransplantError
 
 
 class RunConfig(Protocol):
@@ -33,6 +37,16 @@ Run = TypeVar("Run", bound=RunConfig)
 
 class ConfigError(Exception):
     """An override that names no setting or does not parse; the message says which."""
+
+
+_MISTAKES = (
+    ConfigError,
+    ArtifactError,
+    DataError,
+    CheckpointError,
+    TransplantError,
+    LaunchError,
+)
 
 
 @dataclass(frozen=True)
@@ -58,14 +72,34 @@ def launch(
     parser.add_argument(
         "--out", type=Path, required=True, help="folder of the run; resumed if begun"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
     options = parser.parse_args(arguments)
-    try:
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out {options.out} is a file, it must be a folder")
+    with in_one_sentence(parser):
         run = override(runs[options.run](), options.set)
-    except ConfigError as error:
-        parser.error(str(error))
     return Launch(run, options.out, own_device(options.device)), options
+
+
+def add_device(parser: ArgumentParser) -> None:
+    """Adds `--device`, which must be there."""
+    default = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", type=known_device, default=default)
+
+
+@contextmanager
+def in_one_sentence(parser: ArgumentParser) -> Iterator[None]:
+    """Ends the command with a sentence, not a traceback, where what is within cannot be done.
+
+    The exit code is 2 where what it was told is wrong, and 1 where a run diverged.
+    """
+    try:
+        yield
+    except DivergedError as error:
+        parser.exit(1, f"{parser.prog}: stopped: {error}\n")
+    except _MISTAKES as error:
+        parser.error(str(error))
 
 
 def override(config: Run, settings: Sequence[str]) -> Run:
@@ -76,14 +110,18 @@ def override(config: Run, settings: Sequence[str]) -> Run:
         if not separator:
             raise ConfigError(f"--set {setting}: expected name=value, such as loop.steps=200")
         try:
-            value = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"--set {path}: {text!r} is not JSON ({error.msg})") from error
+            value = json.loads(text, parse_constant=_refused)
+        except ValueError as error:
+            raise ConfigError(f"--set {path}: {text!r} is not JSON ({error})") from error
         _replace(plain, path, value)
     try:
         return load_record(type(config), json.dumps(plain))
     except ArtifactError as error:
         raise ConfigError(f"--set {error}") from error
+
+
+def _refused(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a number")
 
 
 def described(config: RunConfig) -> dict[str, object]:

@@ -7,6 +7,7 @@ device. The run's folder must be one that all machines share.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,20 @@ class World:
 def is_first_process() -> bool:
     """Whether this process writes and prints, known before and after the processes are joined."""
     return int(os.environ.get("RANK", "0")) == 0
+
+
+def known_device(text: str) -> str:
+    """The name of a device that this machine has, for a command line's option."""
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no device, such as cuda or cpu") from None
+    # Only asked, since on a GPU any tensor costs memory that another process may need.
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise argparse.ArgumentTypeError(
+            f"{text}: PyTorch sees {torch.cuda.device_count()} GPUs on this machine"
+        )
+    return text
 
 
 def own_device(name: str) -> torch.device:

@@ -28,6 +28,7 @@ from service.core.tasks import TaskName
 from training.answers import READINGS, FieldMaps
 from training.benchmark_sets import SEED, Choices, EvaluationError
 from training.checkpoint import CheckpointError
+from training.config import add_device
 from training.data.cases import Cases
 from training.data.mixture import PoolConfig, Stream
 from training.data.sample import Batch, DataError
@@ -118,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("run", type=Path, help="folder that training.finetune wrote")
     parser.add_argument("--steps", type=int, nargs="+", help="denoising steps; one number for sets")
     parser.add_argument("--members", type=int, nargs="+", help="ensemble sizes; one for sets")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     scenes = parser.add_argument_group("procedural scenes and cases")
     scenes.add_argument("--scenes", type=int, default=64, help="held-out scenes per task")
     scenes.add_argument("--cases", type=Path, help="folder with a manifest of real cases")
@@ -159,18 +160,36 @@ def _measure_sets(options: argparse.Namespace, console: Console) -> None:
     budget = Budget(**{name: numbers[0] for name, numbers in given.items() if numbers})
     sets = open_sets(options.set, options.split, options.limit, choices)
     sampler = _load(options.run, torch.device(options.device))
+    _check_steps(sampler, [budget.steps])
     out = options.out or options.run / "evaluation"
     measure_sets(sampler, options.run.resolve().name, sets, budget, choices, out, console)
 
 
+def _check_counts(option: str, numbers: Sequence[int]) -> None:
+    if min(numbers) < 1:
+        raise EvaluationError(f"{option} must be at least 1, not {min(numbers)}")
+
+
+def _check_steps(sampler: Sampler, numbers: Sequence[int]) -> None:
+    schedule = sampler.model.config.schedule
+    most = schedule.num_timesteps - schedule.steps_offset
+    for number in numbers:
+        if not 1 <= number <= most:
+            raise EvaluationError(f"--steps must be in 1..{most}, not {number}")
+
+
 def _measure_scenes(options: argparse.Namespace, console: Console) -> None:
     device = torch.device(options.device)
-    sampler = _load(options.run, device)
-    if options.cases:
-        steps, members = options.case_budget
-        show_cases(sampler, Cases(options.cases), (steps, members), console)
-    compiled = device.type == "cpu" and not options.eager
     steps, members = options.steps or STEPS, options.members or MEMBERS
+    case_steps, case_members = options.case_budget
+    _check_counts("--scenes", [options.scenes])
+    _check_counts("--members", members)
+    _check_counts("--case-budget", options.case_budget)
+    sampler = _load(options.run, device)
+    _check_steps(sampler, [*steps, case_steps])
+    if options.cases:
+        show_cases(sampler, Cases(options.cases), (case_steps, case_members), console)
+    compiled = device.type == "cpu" and not options.eager
     reports = []
     for task in sampler.model.config.tasks:
         reports.append(measure(sampler, task, options.scenes, steps, members, compiled))

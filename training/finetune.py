@@ -24,14 +24,13 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from training.checkpoint import CheckpointError
-from training.config import ConfigError, described, launch
+from training.config import described, in_one_sentence, launch
 from training.data.mixture import seeded
 from training.data.sample import DataError
 from training.data.shares import StreamConfig, open_stream, read_roots
 from training.data.stream import BatchStream, reading
 from training.diffusion import Diffusion
-from training.distributed import LaunchError, is_first_process
+from training.distributed import is_first_process
 from training.finetuned import WEIGHTS as WEIGHTS  # whoever names this command's files asks here
 from training.finetuned import load_model as load_model
 from training.finetuned import read_description as read_description
@@ -39,7 +38,6 @@ from training.finetuned import write_model
 from training.loop import StepResult, reduced_precision, train
 from training.losses import diffusion_loss
 from training.models.perception import PerceptionModel
-from training.models.transplant import TransplantError
 from training.runs.finetune import FINETUNE_RUNS, FinetuneRun
 from training.starts import begin
 from training.targets import prepare
@@ -130,14 +128,12 @@ def main(arguments: list[str] | None = None) -> None:
     )
     told, options = launch(parser, FINETUNE_RUNS, "shipped", arguments)
     run, out, device = told.run, told.out, told.device
-    try:
+    with in_one_sentence(parser):
         run, model = begin(run, options.vae, options.init, device)
         with reading(run.loader) as workers:
             streams = open_streams(run, device, read_roots(options.data), workers)
             compute = objective(run, model, device, streams)
             ema = train(model, compute, run.loop, out, described(run))
-    except (ConfigError, DataError, CheckpointError, TransplantError, LaunchError) as error:
-        parser.error(str(error))
     if is_first_process():
         write_model(out, ema, described(run))
         print(f"wrote {out / WEIGHTS}")

@@ -15,17 +15,19 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 from torch import Tensor
-from tqdm import tqdm
 
 from training.checkpoint import CheckpointError
+from training.config import add_device
 from training.data.image_folder import open_image_folder
 from training.data.labelled import LabelledPicture, LabelledPictures
 from training.data.latent_set import INDEX, LatentSet, open_latents
@@ -82,10 +84,12 @@ def encode_pictures(
     )
     begin(plan, out)
     todo = [n for n in missing(plan, out) if n % share.world == share.rank]
-    with tqdm(total=sum(len(plan.rows(n)) for n in todo), unit="picture") as bar:
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("pictures", total=sum(len(plan.rows(n)) for n in todo))
+        passed = partial(progress.advance, task)
         for number in todo:
             pictures = _read_ahead(source, plan.rows(number), workers)
-            write_shard(plan, number, _encode(coder, pictures, plan, device, bar), out)
+            write_shard(plan, number, _encode(coder, pictures, plan, device, passed), out)
     if missing(plan, out):
         return None
     finish(plan, out)
@@ -133,7 +137,7 @@ def _encode(
     lots: Iterator[tuple[LabelledPicture, ...]],
     plan: CachePlan,
     device: torch.device,
-    bar: tqdm[NoReturn],
+    passed: Callable[[float], None],
 ) -> Mapping[str, NDArray[np.generic]]:
     """The arrays of one shard by file name."""
     straight: list[Tensor] = []
@@ -146,7 +150,7 @@ def _encode(
         if plan.mirrored:
             turned.append(coder.encode(images.flip(-1)).half().cpu())
         labels.extend(picture.label for picture in lot)
-        bar.update(len(lot))
+        passed(len(lot))
     return plan.arrays(torch.cat(straight), torch.cat(turned) if turned else None, labels)
 
 
@@ -193,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--share", type=_share, default=_WHOLE, metavar="R/W")
     parser.add_argument("--seed", type=int, default=1, help="of rendered pictures")
     parser.add_argument("--compiled", action="store_true", help="compile the renderer")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_device(parser)
     return parser
 
 

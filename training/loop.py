@@ -166,9 +166,10 @@ class _Run:
 
     def _diverged(self, problem: str) -> DivergedError:
         self.writer.wait()
+        found = latest_checkpoint(self._folder)
+        then = "begin again" if found is None else f"go on from {found}"
         return DivergedError(
-            f"{problem} at step {self.state.step}; lower learning_rate, "
-            f"then go on from {latest_checkpoint(self._folder)}"
+            f"{problem} at step {self.state.step}; lower loop.learning_rate, then {then}"
         )
 
 

@@ -15,6 +15,16 @@ from service.core.record import require
 Decay = Literal["cosine", "exponential", "constant"]
 Sharding = Literal["replicate", "shard"]
 
+_NOT_NEGATIVE = (
+    "learning_rate",
+    "warmup_steps",
+    "final_fraction",
+    "weight_decay",
+    "clip_norm",
+    "spike_factor",
+    "seed",
+)
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -40,8 +50,12 @@ class LoopConfig:
     seed: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("micro_batches", "spike_patience", "save_every", "log_every"):
+        for name in ("steps", "micro_batches", "spike_patience", "save_every", "log_every"):
             require(getattr(self, name) >= 1, name, "must be at least 1")
+        for name in _NOT_NEGATIVE:
+            require(getattr(self, name) >= 0, name, "must not be negative")
+        for name in ("adam_beta2", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, name, "must be in [0, 1)")
         sinks = self.decay != "exponential" or self.final_fraction > 0
         require(sinks, "final_fraction", "must be above 0 for an exponential decay")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.core.record import require
 from training.diffusion import Diffusion
 from training.models.moe import expert_balance
 from training.models.perception import PerceptionModel
@@ -23,6 +24,9 @@ class LossConfig:
     estimate_weight: float = 1.0
     flow_weight: float = 8.0
     flow_decay: float = 0.8  # of each coarser flow estimate, as in RAFT
+
+    def __post_init__(self) -> None:
+        require(self.draws >= 1, "draws", "must be at least 1")
 
 
 def diffusion_loss(

@@ -22,13 +22,12 @@ from torch.nn import functional
 
 from service.core.record import ArtifactError
 from training.checkpoint import CheckpointError, load_weights
-from training.config import ConfigError, described, launch, read_described
+from training.config import ConfigError, described, in_one_sentence, launch, read_described
 from training.data.latent_set import LatentSet, LatentStream, open_latents
 from training.data.mixture import seeded
 from training.data.read_ahead import ReadAhead
-from training.data.sample import DataError
 from training.diffusion import Diffusion
-from training.distributed import LaunchError, is_first_process
+from training.distributed import is_first_process
 from training.loop import StepResult, reduced_precision, train
 from training.models.dit import DiT
 from training.models.moe import expert_balance
@@ -52,6 +51,15 @@ def check_latents(run: PretrainRun, latents: LatentSet) -> None:
             f"model.num_labels is {model.num_labels}; {len(index.classes)} classes and the row for "
             f"none of them need {len(index.classes) + 1}"
         )
+
+
+def check_held_out(latents: LatentSet, held_out: LatentSet) -> None:
+    """Raises ConfigError unless both are of one autoencoder, size and order of classes."""
+    for name in ("vae", "latent_shape", "classes"):
+        if getattr(latents.index, name) != getattr(held_out.index, name):
+            raise ConfigError(
+                f"--held-out {held_out.folder} differs from {latents.folder} in {name}"
+            )
 
 
 def drop_labels(label: Tensor, run: PretrainRun, generator: torch.Generator) -> Tensor:
@@ -173,12 +181,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--held-out", type=Path, help="cache of pictures to measure the loss on")
     parser.add_argument("--verify", action="store_true", help="check every byte of the cache first")
     told, options = launch(parser, PRETRAIN_RUNS, "tiny", arguments)
-    try:
+    with in_one_sentence(parser):
         latents = open_latents(options.latents, options.verify)
         held_out = open_latents(options.held_out) if options.held_out else None
+        if held_out is not None:
+            check_held_out(latents, held_out)
         model = pretrain(told.run, latents, told.out, told.device)
-    except (ConfigError, DataError, CheckpointError, LaunchError) as error:
-        parser.error(str(error))
     if not is_first_process():
         return
     print(f"wrote {told.out / WEIGHTS}")

@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from training.autoencoder import WEIGHTS as VAE_WEIGHTS
-from training.checkpoint import CheckpointError, load_weights
+from training.checkpoint import CheckpointError, load_weights, read_tensors
 from training.config import ConfigError
 from training.finetuned import WEIGHTS, is_finetuned, read_description
 from training.models.autoencoders import weights_sha256
@@ -100,6 +99,6 @@ def _plant(model: PerceptionModel, init: Path, seed: int) -> None:
 def _learned(init: Path, target: DiTConfig) -> tuple[DiTConfig, dict[str, Tensor]]:
     """A denoiser's shape and weights; a published one has the target's heads where it says none."""
     if not is_foreign(init):
-        return read_pretrained(init).run.model, load_file(init / WEIGHTS)
+        return read_pretrained(init).run.model, read_tensors(init / WEIGHTS)
     found = read_foreign(init, heads=target.heads, original=True)
     return found.config, found.state

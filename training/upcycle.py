@@ -22,13 +22,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from training.checkpoint import CheckpointError
-from training.config import ConfigError, described, launch
+from training.config import ConfigError, described, in_one_sentence, launch
 from training.data.mixture import seeded
-from training.data.sample import DataError
 from training.data.shares import read_roots
 from training.data.stream import reading
-from training.distributed import LaunchError, is_first_process
+from training.distributed import is_first_process
 from training.finetune import objective, open_streams
 from training.finetuned import WEIGHTS, write_model
 from training.loop import train
@@ -167,7 +165,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     told, options = launch(parser, UPCYCLE_RUNS, "tiny", arguments)
     out, device = told.out, told.device
-    try:
+    with in_one_sentence(parser):
         run, model, found = start(told.run, options.vae, options.dense, device)
         if is_first_process():
             tell(found, out)
@@ -176,8 +174,6 @@ def main(arguments: list[str] | None = None) -> None:
             ema = train(
                 model, objective(run, model, device, streams), run.loop, out, described(run)
             )
-    except (ConfigError, DataError, CheckpointError, TransplantError, LaunchError) as error:
-        parser.error(str(error))
     if is_first_process():
         write_model(out, ema, described(run))
         print(f"wrote {out / WEIGHTS}")

@@ -178,6 +178,17 @@ def test_what_the_writer_cannot_do_rises_where_training_goes_on(tmp_path: Path):
         writer.save(*parts, state)
 
 
+def test_damaged_files_are_named(tmp_path: Path):
+    path = save(tmp_path, make(1), 1)
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        whole = (path / name).read_bytes()
+        (path / name).write_bytes(whole[:20])
+        with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
+            load_checkpoint(path, *make(2))
+        (path / name).write_bytes(whole)
+    load_checkpoint(path, *make(2))
+
+
 def test_parts_that_share_weights_are_written_once(tmp_path: Path):
     def shared() -> Parts:
         layer = nn.Linear(3, 3)

@@ -31,6 +31,16 @@ def write_frame(root: Path, number: int, depth: int = 2000) -> None:
     Image.fromarray(values).save(folder / f"depth_plane_cam_00_fr{number:04d}.png")
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """The current folder, where sheets are drawn by default."""
+    folder = tmp_path_factory.mktemp("here")
+    monkeypatch.chdir(folder)
+    return folder
+
+
 @pytest.fixture
 def frames(tmp_path: Path) -> Path:
     for number in range(5):
@@ -138,6 +148,13 @@ def test_a_sheet_is_drawn(frames: Path):
     with Image.open(sheet) as image:
         assert image.width > 2 * 256
         assert len(image.convert("RGB").resize((64, 64)).getcolors(4096) or ()) > 100
+
+
+def test_a_sheet_is_drawn_without_being_asked_for(frames: Path, in_a_folder_of_its_own: Path):
+    code, said = run("check", "hypersim", frames, "--split", "val", "--partial")
+    assert code == 0
+    assert "drew 5 samples to hypersim-val.png" in said
+    assert (in_a_folder_of_its_own / "hypersim-val.png").is_file()
 
 
 def square() -> np.ndarray:

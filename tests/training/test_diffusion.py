@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from service.core.artifact import ScheduleSpec
 from service.core.ddim import ddim_coefficients
-from training.diffusion import SCHEDULE, Diffusion
+from training.diffusion import PAPER_SCHEDULE, SCHEDULE, Diffusion
 
 CPU = torch.device("cpu")
 
@@ -47,6 +48,19 @@ def test_a_perfect_prediction_is_taken_back_to_x_0_in_one_step(kind):
     back = torch.from_numpy(a)[:, None, None, None] * x_t
     back += torch.from_numpy(b)[:, None, None, None] * target
     torch.testing.assert_close(back, x_0, rtol=1e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("spec", [SCHEDULE, PAPER_SCHEDULE])
+@pytest.mark.parametrize("steps", [5, 10, 50, 200])
+def test_no_step_multiplies_an_error_of_the_prediction(spec: ScheduleSpec, steps: int):
+    t, t_prev = np.array(spec.step_pairs(steps)).T
+    _, b = ddim_coefficients(spec.build(), spec.prediction_type, t, t_prev)
+    assert np.abs(b).max() < 2
+    last = replace(spec, spacing="trailing", steps_offset=0).step_pairs(steps)[0]
+    _, b = ddim_coefficients(
+        spec.build(), spec.prediction_type, np.array(last[:1]), np.array(last[1:])
+    )
+    assert (abs(b[0]) > 100) == (spec is PAPER_SCHEDULE)  # which is why it has other steps
 
 
 def test_timesteps_are_one_from_each_equal_part():

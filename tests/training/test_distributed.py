@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 
 from tests.support.small_run import WEIGHTS, Job, run
@@ -61,6 +62,13 @@ def assert_equal(found: Path, expected: Path) -> None:
         assert (first[name] - value).norm() <= TOLERANCE * value.norm(), name
 
 
+def gradient_norms(folder: Path) -> list[float]:
+    """What a run wrote of its gradients, before they were clipped."""
+    curves = EventAccumulator(str(folder / "curves"))
+    curves.Reload()
+    return [event.value for event in curves.Scalars("gradient_norm")]
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run by one process, in steps of four micro-batches."""
@@ -101,6 +109,14 @@ def test_two_processes_learn_what_one_learns(together: Path, alone: Path, name: 
         assert shapes[0] == shapes[1]
 
 
+@pytest.mark.parametrize("name", ["replicate", "shard"])
+def test_two_processes_have_the_gradients_of_one(together: Path, alone: Path, name: str):
+    """Adam would learn the same of gradients that are all too large by one factor."""
+    found, expected = gradient_norms(together / name), gradient_norms(alone)
+    assert len(expected) == 3
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["joined", "left"])
 def test_a_run_goes_on_with_another_number_of_processes(together: Path, alone: Path, name: str):
     assert_equal(together / name / WEIGHTS, alone / WEIGHTS)
@@ -134,7 +150,7 @@ def test_micro_batches_must_be_shared_evenly(tmp_path: Path):
 
 def test_accumulated_micro_batches_are_the_large_batch(tmp_path: Path):
     x, y = torch.randn(8, 3), torch.randn(8, 1)
-    ends = []
+    ends, norms = [], []
     for micro_batches in (1, 4):
         torch.manual_seed(2)
         model = nn.Linear(3, 1)
@@ -145,10 +161,15 @@ def test_accumulated_micro_batches_are_the_large_batch(tmp_path: Path):
                 {"mse": (model(x[rows]) - y[rows]).square().mean()}, 8 // parts, "line"
             )
 
-        config = LoopConfig(steps=5, warmup_steps=1, micro_batches=micro_batches, bf16=False)
+        config = LoopConfig(
+            steps=5, warmup_steps=1, micro_batches=micro_batches, bf16=False, log_every=1
+        )
         train(model, compute, config, tmp_path / str(micro_batches), {})
         ends.append(model.weight.detach())
+        norms.append(gradient_norms(tmp_path / str(micro_batches)))
     torch.testing.assert_close(ends[0], ends[1])
+    assert len(norms[0]) == 5
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 def test_a_device_is_ones_own_only_where_torchrun_says_which(monkeypatch: pytest.MonkeyPatch):

@@ -14,6 +14,7 @@ from service.core.artifact import ArtifactError
 from service.core.tasks import TaskName
 from tests.training.conftest import Build
 from tests.training.test_cases import write_kitti, write_manifest
+from training import evaluate
 from training.answers import fields_of
 from training.data.sample import AmodalBatch, Batch, DepthBatch, FlowBatch
 from training.evaluate import HELD_OUT_SEED, held_out, measure
@@ -229,3 +230,22 @@ def test_real_cases_are_shown_beside_their_baselines(finetuned: Build, tmp_path:
     assert rows["stereo"].count("/") == 4
     assert "zero flow 3.00 / 0.000" in rows["pair"]
     assert "visible 0.500" in rows["box"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scenes", "0"], "--scenes must be at least 1, not 0"),
+        (["--members", "2", "0"], "--members must be at least 1, not 0"),
+        (["--steps", "0"], "--steps must be in 1..1000, not 0"),
+        (["--steps", "5000"], "--steps must be in 1..1000, not 5000"),
+        (["--case-budget", "1", "0"], "--case-budget must be at least 1, not 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_named(
+    arguments: list[str], message: str, finetuned: Build, capsys: pytest.CaptureFixture[str]
+):
+    with pytest.raises(SystemExit) as left:
+        evaluate.main([str(finetuned("tiny")), "--device", "cpu", *arguments])
+    assert left.value.code == 2
+    assert message in capsys.readouterr().err

@@ -199,6 +199,18 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: P
     assert torch.equal(resumed.slope, run(tmp_path / "whole")[0].slope)
 
 
+def test_a_loss_that_is_no_number_stops_the_run_whatever_its_gradient(tmp_path: Path):
+    model = Line()
+    good = fitting(model)
+
+    def compute(step: int) -> StepResult:
+        result = good(step)
+        return replace(result, parts={**result.parts, "lost": torch.tensor(math.nan)})
+
+    with pytest.raises(DivergedError, match=r"step 0; lower loop\.learning_rate, then begin again"):
+        train(model, compute, CONFIG, tmp_path, {})
+
+
 def spiking(model: Line, bad: Callable[[int], bool]) -> Compute:
     """Losses of two tasks, one a thousand times the other, that jump where they are bad."""
 

@@ -181,10 +181,40 @@ def test_latents_that_do_not_fit_are_refused(
         check_latents(run, opened)
 
 
+def test_held_out_latents_of_another_form_are_refused_before_training(
+    cache: Path, autoencoder_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other, out = tmp_path / "other", tmp_path / "run"
+    where = ["--vae", str(autoencoder_run), "--out", str(other), "--device", "cpu"]
+    latents.main(["--procedural", "4", "--size", "64", *where])
+    given = ["--latents", str(cache), "--held-out", str(other), "--out", str(out)]
+    with pytest.raises(SystemExit):
+        pretrain.main([*given, "--device", "cpu"])
+    assert "differs from" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_run_that_diverges_ends_with_one_sentence(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast = ["--set", "loop.learning_rate=1e30", "--set", "loop.warmup_steps=0"]
+    where = ["--latents", str(cache), "--out", str(tmp_path), "--device", "cpu"]
+    with pytest.raises(SystemExit) as left:
+        pretrain.main([*where, *fast])
+    assert left.value.code == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("training.pretrain: stopped: ")
+    assert said.endswith("lower loop.learning_rate, then begin again")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--latents", "nowhere"], "nowhere is not a finished cache"),
+        (["--device", "abacus"], "'abacus' is no device"),
+        (["--device", "cuda:99"], "GPUs on this machine"),
+        (["--out", __file__], "is a file, it must be a folder"),
+        (["--set", "model.heads=7"], "model.width: must be a multiple of 4, for positions, and"),
         (["--set", "flip=true"], "encode with --flip, or set flip=false"),
         (["--set", "model.num_labels=5"], "12 classes and the row for none of them need 13"),
         (["--set", "model.out_channels=5"], "model.out_channels: must be 4, or 8"),

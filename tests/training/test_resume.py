@@ -16,7 +16,8 @@ from safetensors.numpy import load_file
 
 from tests.support.small_run import WEIGHTS as SMALL_WEIGHTS
 from tests.support.small_run import Job, build, run
-from tests.training.conftest import FINETUNE, Build
+from tests.training.conftest import FINETUNE
+from training import finetune
 from training.checkpoint import latest_checkpoint, load_checkpoint
 from training.finetune import WEIGHTS
 
@@ -25,9 +26,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_kills_at_any_moment_cost_nothing_but_time(tmp_path: Path):
-    # A checkpoint after every step: one is being written at almost every moment.
+    # A checkpoint after every step: one is being written at almost every moment. Far more steps
+    # than the kills wait for, since a busy machine may let a run go on before it is killed.
     whole, broken = (
-        Job(str(tmp_path / name), steps=40, micro_batches=1, save_every=1)
+        Job(str(tmp_path / name), steps=80, micro_batches=1, save_every=1)
         for name in ("whole", "broken")
     )
     command = [sys.executable, "-m", "tests.support.small_run", json.dumps(asdict(broken))]
@@ -51,7 +53,7 @@ def test_kills_at_any_moment_cost_nothing_but_time(tmp_path: Path):
     run(whole)
     for file in (
         SMALL_WEIGHTS,
-        *(f"checkpoints/00000040/{n}.safetensors" for n in ("model", "optimizer")),
+        *(f"checkpoints/00000080/{n}.safetensors" for n in ("model", "optimizer")),
     ):
         expected, found_there = (
             load_file(Path(whole.out) / file),
@@ -59,7 +61,7 @@ def test_kills_at_any_moment_cost_nothing_but_time(tmp_path: Path):
         )
         assert expected.keys() == found_there.keys()
         assert [n for n, value in expected.items() if (found_there[n] != value).any()] == []
-    assert sorted(path.name for path in checkpoints.iterdir()) == ["00000039", "00000040"]
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["00000079", "00000080"]
 
 
 def _kill_after(command: list[str], environment: dict[str, str], steps: int, then_s: float) -> None:
@@ -75,31 +77,32 @@ def _kill_after(command: list[str], environment: dict[str, str], steps: int, the
         assert running.wait() == -signal.SIGKILL
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_been(
-    finetuned: Build, autoencoder_run: Path, tmp_path: Path
-):
-    where = ["--vae", str(autoencoder_run), "--out", str(tmp_path)]
-    command = [sys.executable, "-m", "training.finetune", "--run", "tiny", *FINETUNE, *where]
+def test_a_killed_run_goes_on_as_if_nothing_had_been(autoencoder_run: Path, tmp_path: Path):
+    # Long enough that no machine is through before it is killed.
+    told = ["--run", "tiny", *FINETUNE, "--set", "loop.steps=30", "--vae", str(autoencoder_run)]
+    whole_folder, folder = tmp_path / "whole", tmp_path / "killed"
+    finetune.main([*told, "--out", str(whole_folder)])
+    command = [sys.executable, "-m", "training.finetune", *told, "--out", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     with subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL) as killed:
         give_up = time.monotonic() + PATIENCE_S
-        while latest_checkpoint(tmp_path / "checkpoints") is None:
+        while latest_checkpoint(folder / "checkpoints") is None:
             assert killed.poll() is None, "the run ended before its first checkpoint"
             assert time.monotonic() < give_up
             time.sleep(0.005)
         killed.kill()
         assert killed.wait() == -signal.SIGKILL
-    assert not (tmp_path / WEIGHTS).exists()
+    assert not (folder / WEIGHTS).exists()
     subprocess.run(
         command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=PATIENCE_S
     )
-    whole, resumed = load_file(finetuned("tiny") / WEIGHTS), load_file(tmp_path / WEIGHTS)
+    whole, resumed = load_file(whole_folder / WEIGHTS), load_file(folder / WEIGHTS)
     assert whole.keys() == resumed.keys()
     differing = [name for name, value in whole.items() if (resumed[name] != value).any()]
     assert differing == []
     for name in ("model", "optimizer"):
         files = [
-            load_file(folder / "checkpoints" / "00000006" / f"{name}.safetensors")
-            for folder in (finetuned("tiny"), tmp_path)
+            load_file(run / "checkpoints" / "00000030" / f"{name}.safetensors")
+            for run in (whole_folder, folder)
         ]
         assert all((files[1][key] == value).all() for key, value in files[0].items())

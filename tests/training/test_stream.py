@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from service.core.record import ArtifactError
+from training.data.augment import AugmentConfig
 from training.data.mixture import tensors
 from training.data.sample import (
     AmodalBatch,
@@ -81,6 +82,14 @@ def test_a_batch_depends_on_seed_and_step_alone(workers: Executor):
     for kind, count in (("threads", 1), ("threads", 7)):
         with reading(LoaderConfig(workers=count, kind=kind)) as others:  # type: ignore[arg-type]
             assert equal(stream(others).batch(5), batches[5])
+
+
+def test_a_picture_is_seen_another_way_in_every_epoch(workers: Executor):
+    config = AugmentConfig(crop_area=0.3)
+    one = SetStream("set", samples(1), SIZE, 1, 1, CPU, workers, config)
+    views = [one.batch(epoch) for epoch in range(4)]
+    assert {tuple(numbers(view)) for view in views} == {(0,)}
+    assert not any(equal(views[0], view) for view in views[1:])
 
 
 def test_processes_read_what_threads_read(workers: Executor):

@@ -1,4 +1,5 @@
-"""`python -m training.data check NAME PATH` validates a download; `... list` names the sets.
+"""`python -m training.data check NAME PATH` validates a download and draws some of its samples;
+`... list` names the sets.
 
 `... convert-mp3d PICKLE JSON` makes annotations readable without trusting their pickle.
 
@@ -48,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--split", help="by default the first that is there")
     check.add_argument("--limit", type=_positive, help="read so many samples, evenly spread")
     check.add_argument("--partial", action="store_true", help="do not compare the count")
-    check.add_argument("--sheet", type=Path, metavar="FILE.png", help="draw some of the samples")
+    check.add_argument(
+        "--sheet", type=Path, metavar="FILE.png", help="by default NAME-SPLIT.png in this folder"
+    )
     convert = commands.add_parser("convert-mp3d", help="MP3D-Amodal's pickle as JSON")
     convert.add_argument("pickle", type=Path, help="MP3D_seleted_eval_10.29.pkl as published")
     convert.add_argument("json", type=Path, help="the file to write")
@@ -97,8 +100,8 @@ def _check(parser: argparse.ArgumentParser, parsed: argparse.Namespace, console:
         console.print(f"{info.name} cannot be opened: {error}", markup=False, style="red")
         return FOUND
     _show(report, console)
-    if parsed.sheet and report.read:
-        _draw(report, parsed.sheet, console)
+    if report.read:
+        _draw(report, parsed.sheet or Path(f"{info.name}-{split}.png"), console)
     return FOUND if report.findings else FINE
 
 

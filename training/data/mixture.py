@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from service.core.record import require
 from training.data.procedural.camera import apply_camera, apply_camera_to_pair
 from training.data.procedural.layers import render_amodal, render_flow
 from training.data.procedural.raycast import render_depth, render_motion
@@ -64,6 +65,15 @@ class PoolConfig:
     views: int = 2
     compiled: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("chunk", "chunks", "views"):
+            require(getattr(self, name) >= 1, name, "must be at least 1")
+
+    @property
+    def pictures(self) -> int:
+        """How many are kept."""
+        return self.chunk * self.chunks
+
 
 class Stream:
     """Batches of one task, `rows` at a time. Raises ValueError for more rows than the pool has."""
@@ -77,7 +87,7 @@ class Stream:
         seed: int,
         device: torch.device,
     ) -> None:
-        if rows > config.chunk * config.chunks:
+        if rows > config.pictures:
             raise ValueError(
                 f"{rows} rows of {task} do not fit a pool of {config.chunks} x {config.chunk}"
             )
@@ -91,8 +101,7 @@ class Stream:
         wanted = range(newest, newest + self._config.chunks)
         self._pool = {chunk: self._pool.get(chunk) or self._render(chunk) for chunk in wanted}
         generator = seeded(self._device, "draw", self._seed, self._task, step)
-        total = self._config.chunk * self._config.chunks
-        order = torch.randperm(total, generator=generator, device=self._device)
+        order = torch.randperm(self._config.pictures, generator=generator, device=self._device)
         drawn = _gather(list(self._pool.values()), order[: self._rows].tolist(), self._config.chunk)
         return photograph(mirror(drawn, generator), generator)
 

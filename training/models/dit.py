@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from service.core.record import require
 from training.models.moe import ExpertsConfig, MoE
 from training.models.transformer import Attention, Axis, Mlp, sincos_positions
 
@@ -39,6 +40,13 @@ class DiTConfig:
     qk_norm: bool = False  # whether queries and keys are normalised, head by head
     timestep_span: int = 128  # frequency k of 128 is 10000^(-k / span); diffusers' DiT: 127
     mlp_norm_eps: float = 1e-6  # of the norm before the MLP; diffusers' DiT: 1e-5
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads", "patch"):
+            require(getattr(self, name) >= 1, name, "must be at least 1")
+        whole = self.width % 4 == 0 and self.width % self.heads == 0
+        reason = f"must be a multiple of 4, for positions, and of {self.heads} heads"
+        require(whole, "width", f"{reason}, got {self.width}")
 
     @property
     def routes(self) -> int:

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from service.core.artifact import Component, ScheduleSpec
-from service.core.record import require
+from service.core.record import ArtifactError, require
 from service.core.tasks import TASKS, TaskName
 from training.diffusion import PAPER_SCHEDULE, SCHEDULE
 from training.models.dit import DiT, DiTConfig
@@ -62,8 +62,31 @@ class ModelConfig:
         # The motion encoder estimates one picture of u and v.
         together = self.form == "concatenated" or self.targets == "percept"
         require(together, "targets", f"must be percept in the {self.form} form")
+        self._check_sizes()
         if self.form == "concatenated":
             self._check_latents()
+        else:
+            # The first channels of a learned condition estimate the answer's latents.
+            least = self.vae.latent_channels * max(
+                len(self.table.components[task]) for task in self.tasks
+            )
+            fits = self.condition_channels >= least
+            reason = f"must be at least {least}, got {self.condition_channels}"
+            require(fits, "condition_channels", reason)
+
+    def _check_sizes(self) -> None:
+        for name, cell in (("image_size", FACTOR * max(1, self.patch)), ("flow_size", FACTOR)):
+            size = getattr(self, name)
+            whole = size >= cell and size % cell == 0
+            require(whole, name, f"must be a multiple of {cell} px, got {size}")
+        grouped = all(width >= 8 and width % 8 == 0 for width in self.scene_widths)
+        require(grouped, "scene_widths", "must be multiples of 8, for groups and heads")
+        try:
+            self.denoiser()
+        except ArtifactError as error:
+            own = {"width", "depth", "heads"}
+            name = f"denoiser_{error.path}" if error.path in own else error.path
+            raise ArtifactError(name, error.reason) from None
 
     def _check_latents(self) -> None:
         """The condition is latents: the picture's, and the prompt's where a task has one."""

@@ -25,6 +25,8 @@ class AutoencoderRun:
     def __post_init__(self) -> None:
         kind = self.model.vae.kind
         require(kind == "convolutional", "model.vae.kind", f"cannot be trained here: {kind}")
+        most = self.pool.pictures
+        require(1 <= self.rows <= most, "rows", f"must be in 1..{most}, what the pool holds")
 
 
 def autoencoder_small() -> AutoencoderRun:

@@ -58,6 +58,9 @@ class FinetuneRun:
             require(task in self.rows, f"rows.{task}", "is missing")
             require(self.rows[task] >= 1, f"rows.{task}", "must be at least 1")
             require(bool(self.sources.get(task)), f"sources.{task}", "must name a source")
+            rendered = any(source.name == PROCEDURAL for source in self.sources[task])
+            fits = self.rows[task] <= self.pool.pictures or not rendered
+            require(fits, f"rows.{task}", f"must be at most the pool's {self.pool.pictures}")
         for task, sources in self.sources.items():
             for index, source in enumerate(sources):
                 _check_source(task, source, f"sources.{task}[{index}]")
