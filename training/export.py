@@ -11,8 +11,6 @@ repository changes.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -28,7 +26,6 @@ from service.core.artifact import (
     FixedSize,
     LatentSpec,
     ServedTask,
-    dump_artifact,
 )
 from service.core.budget import Choice, cheapest
 from service.core.tasks import TaskName
@@ -38,6 +35,7 @@ from training.judges import JUDGES
 from training.models.perception import ModelConfig, PerceptionModel
 from training.onnx_network import Network, check_onnx, round_weights, triton_config, write_onnx
 from training.report import CALIBRATION, TaskReport, read_reports
+from training.served_model import network_files, replacing, write_artifact
 from training.served_networks import encoder_name, has_prompt, networks
 
 _NAMES: Mapping[TaskName, str] = {
@@ -105,36 +103,21 @@ def export(run: Path, repository: Path, name: str, version: int, licence: str) -
     model = load_model(run, torch.device("cpu"))
     round_weights(model)
     torch.manual_seed(0)
-    partial = repository / f".{name}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        files = {}
+    with replacing(repository, name) as folder:
         for network in networks(model, name):
-            path = _write(network, partial, version)
-            files[path.relative_to(partial).as_posix()] = _sha256(path)
-        artifact = _describe(run, model, name, version, licence, reports, files)
-        (partial / artifact.denoiser / "artifact.json").write_text(dump_artifact(artifact))
-        for folder in partial.iterdir():
-            shutil.rmtree(repository / folder.name, ignore_errors=True)
-            folder.rename(repository / folder.name)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            _write(network, folder, version)
+        artifact = _describe(run, model, name, version, licence, reports, network_files(folder))
+        write_artifact(artifact, folder)
     return artifact
 
 
-def _write(network: Network, repository: Path, version: int) -> Path:
-    path = repository / network.name / str(version) / "model.onnx"
+def _write(network: Network, folder: Path, version: int) -> None:
+    path = folder / network.name / str(version) / "model.onnx"
     write_onnx(network, path)
     worst = check_onnx(network, path)
     (path.parents[1] / "config.pbtxt").write_text(triton_config(network))
     size = path.stat().st_size / 1e6
     print(f"{network.name}: {size:.1f} MB, differs from torch by {worst:.1e}")
-    return path
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _describe(

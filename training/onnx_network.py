@@ -5,21 +5,25 @@ It does not know what the networks of a model are, nor what they are for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
+import onnx_ir as ir
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+
+from training.onnx_storage import EXTERNAL_BYTES, Storage, save_graph
+from training.onnx_storage import round_weights as round_weights  # its callers export as well
 
 OPSET = 20
 TOLERANCE = 2e-4  # of the largest output: what may differ between torch and onnxruntime
-_STORED_WHOLE = 256  # tensors up to this size (biases, norms) stay in single precision
 _MAX_BATCH = 64
 _TRITON_TYPES = {torch.float32: "TYPE_FP32", torch.int64: "TYPE_INT64"}
 
@@ -30,87 +34,124 @@ class ExportError(Exception):
 
 @dataclass(frozen=True)
 class Network:
-    """One network: example inputs by name (a batch of two) and the name of its only output."""
+    """One network: example inputs by name (a batch of two) and the name of its only output.
+
+    Of `any_size` the height and width of every picture and latent are free, and `others` are inputs
+    of other sizes that it is checked with.
+    """
 
     name: str
     module: nn.Module
     inputs: Mapping[str, Tensor]
     output: str
+    any_size: bool = False
+    others: Sequence[Mapping[str, Tensor]] = ()
 
 
-@torch.no_grad()
-def round_weights(model: nn.Module) -> None:
-    """Rounds large weights to what half precision stores, so that torch computes with the same."""
-    for parameter in model.parameters():
-        if parameter.numel() > _STORED_WHOLE:
-            parameter.copy_(parameter.half().float())
+@dataclass(frozen=True)
+class Case:
+    """Inputs of a network, and what torch answers."""
+
+    inputs: Mapping[str, np.ndarray]
+    expected: NDArray[np.float32]
 
 
-def write_onnx(network: Network, path: Path) -> None:
-    """Exports a network with a free batch dimension; large weights are stored in half precision."""
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    with torch.no_grad():
+def write_onnx(
+    network: Network, path: Path, storage: Storage = "fp16", external_from: int = EXTERNAL_BYTES
+) -> None:
+    """Exports a network with a free batch dimension; large weights are stored as `storage`.
+
+    From `external_from` bytes of weights on, they lie beside the graph in `model.onnx.data`.
+    """
+    save_graph(trace(network), path, storage, external_from)
+
+
+def trace(network: Network) -> ir.Model:
+    """The network as a graph that shares its weights with the torch module."""
+    with torch.no_grad(), quietly():
         program = torch.onnx.export(
             network.module.eval(),
             kwargs=dict(network.inputs),
             input_names=list(network.inputs),
             output_names=[network.output],
-            dynamic_shapes={key: {0: batch} for key in network.inputs},
+            dynamic_shapes=_free_axes(network),
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
         )
     assert program is not None
-    proto = program.model_proto
-    _store_half(proto.graph)
-    del proto.graph.value_info[:]
-    for part in (proto, proto.graph, *proto.graph.node):  # source paths of the exporting machine
-        del part.metadata_props[:]
-    proto.producer_version = ""
-    onnx.checker.check_model(proto)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
+    model = program.model
+    found = [value.name for value in model.graph.inputs]
+    if found != list(network.inputs):
+        raise ExportError(f"{network.name} was exported with the inputs {found}")
+    return model
 
 
-def _store_half(graph: onnx.GraphProto) -> None:
-    """Large tensors that lose nothing by it become float16 with a Cast, folded away on loading.
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without the remarks of exporting libraries about themselves; errors are raised as ever."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
 
-    Those are the weights, after `round_weights`; constants such as positions stay as they are.
-    """
-    casts = []
-    for tensor in graph.initializer:
-        values = numpy_helper.to_array(tensor)
-        if tensor.data_type != TensorProto.FLOAT or values.size <= _STORED_WHOLE:
-            continue
-        half = values.astype(np.float16)
-        if not np.array_equal(half.astype(np.float32), values):
-            continue
-        name, stored = tensor.name, f"{tensor.name}_half"
-        tensor.CopyFrom(numpy_helper.from_array(half, stored))
-        casts.append(helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT))
-    nodes = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*casts, *nodes])
+
+def _free_axes(network: Network) -> dict[str, dict[int, object]]:
+    if not network.any_size:
+        batch = torch.export.Dim("batch", min=1, max=4096)
+        return {key: {0: batch} for key in network.inputs}
+    # Without a range, since tracing may learn one from how torch picks its kernels. `others` show
+    # that the graph itself holds for any size.
+    free = torch.export.Dim.DYNAMIC
+    return {
+        key: {axis: free for axis in range(value.ndim) if axis != 1}
+        for key, value in network.inputs.items()
+    }
+
+
+def evaluate(network: Network) -> list[Case]:
+    """What torch answers to batches of one and two, and to the network's other inputs."""
+    module = network.module.eval()
+    first = {key: value[:1] for key, value in network.inputs.items()}
+    cases = []
+    for inputs in (first, network.inputs, *network.others):
+        with torch.no_grad():
+            expected = module(**inputs).numpy()
+        cases.append(Case({key: value.numpy() for key, value in inputs.items()}, expected))
+    return cases
+
+
+def largest_difference(path: Path, output: str, cases: Sequence[Case]) -> float:
+    """Between a written network and its cases, relative to the largest output of each."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for case in cases:
+        got: NDArray[np.float32] = session.run([output], dict(case.inputs))[0]
+        if got.shape != case.expected.shape:
+            raise ExportError(f"{path} answers {got.shape} where torch has {case.expected.shape}")
+        scale = max(1.0, float(np.abs(case.expected).max()))
+        worst = max(worst, float(np.abs(got - case.expected).max()) / scale)
+    return worst
 
 
 def check_onnx(network: Network, path: Path) -> float:
-    """Runs a written network on batches of one and two.
+    """Runs a written network on the inputs of `evaluate`.
 
     Returns the largest difference to torch, relative to the largest output; raises ExportError
     beyond TOLERANCE.
     """
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for rows in (1, 2):
-        inputs = {key: value[:rows] for key, value in network.inputs.items()}
-        with torch.no_grad():
-            expected = network.module(**inputs).numpy()
-        arrays = {key: value.numpy() for key, value in inputs.items()}
-        got: NDArray[np.float32] = session.run([network.output], arrays)[0]
-        difference = float(np.abs(got - expected).max() / max(1.0, np.abs(expected).max()))
-        worst = max(worst, difference)
-    if not worst <= TOLERANCE:
-        raise ExportError(f"{path} differs from torch by {worst:.2e}, more than {TOLERANCE:.0e}")
+    return check_cases(path, network.output, evaluate(network), TOLERANCE)
+
+
+def check_cases(path: Path, output: str, cases: Sequence[Case], tolerance: float) -> float:
+    """The same for answers that torch gave before, so that its weights need not be kept."""
+    worst = largest_difference(path, output, cases)
+    if not worst <= tolerance:
+        raise ExportError(f"{path} differs from torch by {worst:.2e}, more than {tolerance:.0e}")
     return worst
 
 
@@ -118,22 +159,25 @@ def triton_config(network: Network) -> str:
     """The network's config.pbtxt: any batch up to 64, calls of several gateways merged."""
     with torch.no_grad():
         output = network.module(**network.inputs)
-    tensors = [_triton_tensor("input", key, value) for key, value in network.inputs.items()]
+    free = network.any_size
+    tensors = [_triton_tensor("input", key, value, free) for key, value in network.inputs.items()]
     return "\n".join(
         [
             f'name: "{network.name}"',
             'backend: "onnxruntime"',
             f"max_batch_size: {_MAX_BATCH}",
             *tensors,
-            _triton_tensor("output", network.output, output),
+            _triton_tensor("output", network.output, output, free),
             "dynamic_batching { }",
             "",
         ]
     )
 
 
-def _triton_tensor(kind: str, name: str, value: Tensor) -> str:
-    dims = ", ".join(str(size) for size in value.shape[1:])
+def _triton_tensor(kind: str, name: str, value: Tensor, free: bool) -> str:
+    channels, *sides = value.shape[1:] if value.ndim > 1 else (1,)
+    dims = ", ".join(str(size) for size in (channels, *(-1 if free else side for side in sides)))
     # Triton has no scalar per row: it is declared as one number and reshaped to none.
-    shape = f"dims: [ {dims} ]" if dims else "dims: [ 1 ] reshape: { shape: [ ] }"
+    reshape = " reshape: { shape: [ ] }" if value.ndim == 1 else ""
+    shape = f"dims: [ {dims} ]{reshape}"
     return f'{kind} [ {{ name: "{name}" data_type: {_TRITON_TYPES[value.dtype]} {shape} }} ]'

@@ -134,14 +134,15 @@ def make_answer(encoding: Encoding, fields: Fields, scene: Scene) -> Answer:
 
 
 def _depth_answer(encoding: DepthEncoding, fields: Fields, scene: Scene) -> DepthAnswer:
-    members = encoding.decode(fields["depth"])
-    maps = _reduce_and_resize(members, scene)
-    prediction, span = _stretch(maps.prediction)
+    # Members are aligned in the quantity that was predicted, as the model's own pipeline does it:
+    # the few iterations that the method allows end elsewhere for values turned around.
+    maps = _reduce_and_resize(encoding.turn(encoding.decode(fields["depth"])), scene)
+    prediction, span = _stretch(encoding.turn(maps.prediction))
     each = maps.members
     return DepthAnswer(
         prediction,
         None if maps.uncertainty is None else maps.uncertainty / span,
-        None if each is None else np.stack([_stretch(member)[0] for member in each]),
+        None if each is None else np.stack([_stretch(encoding.turn(member))[0] for member in each]),
     )
 
 

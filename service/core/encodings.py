@@ -65,11 +65,13 @@ class DepthEncoding:
     def decode(self, y: Float32[np.ndarray, "*b h w"]) -> Float32[np.ndarray, "*b h w"]:
         """Decode to relative depth, or relative disparity reversed, in [0, 1], 0 nearest."""
         unit = _to_unit_range(y)
-        if self.quantity == "disparity":
-            return 1 - unit
         if self.companding:
             unit = np.expm1(unit * math.log1p(self.companding)) / self.companding
-        return unit
+        return self.turn(unit)
+
+    def turn(self, relative: Float32[np.ndarray, "*b h w"]) -> Float32[np.ndarray, "*b h w"]:
+        """Between what was predicted, relative in [0, 1], and 0 nearest; either way."""
+        return 1 - relative if self.quantity == "disparity" else relative
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,11 @@
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
@@ -16,7 +18,7 @@ from service.core.artifact import CalibrationPoint
 from service.core.tasks import TASKS
 from tests.architecture.test_model_repository import disagreements, parse_text_proto
 from tests.training.conftest import Build
-from training import onnx_network
+from training import onnx_network, onnx_storage
 from training.export import default_budget, export, served_tasks
 from training.finetuned import load_model
 from training.judges import JUDGES
@@ -111,17 +113,19 @@ def test_networks_that_disagree_are_refused_and_nothing_changes(
 ):
     repository = exported("tiny")
     before = dict(contents(repository))
-    store_half = onnx_network._store_half
+    save_graph = onnx_storage.save_graph
 
-    def store_wrong(graph: onnx.GraphProto) -> None:
-        store_half(graph)
-        weights = max(graph.initializer, key=lambda tensor: len(tensor.raw_data))
-        values = onnx.numpy_helper.to_array(weights)
-        weights.CopyFrom(
-            onnx.numpy_helper.from_array((1.05 * values).astype(np.float16), weights.name)
+    def save_wrong(model: ir.Model, path: Path, *how: Any) -> None:
+        weights = max(
+            (value for value in model.graph.initializers.values()),
+            key=lambda value: np.prod(value.const_value.shape.numpy()),  # type: ignore[union-attr]
         )
+        assert weights.const_value is not None
+        wrong = (1.05 * weights.const_value.numpy()).astype(np.float32)
+        weights.const_value = ir.Tensor(wrong, name=weights.name)
+        save_graph(model, path, *how)
 
-    monkeypatch.setattr(onnx_network, "_store_half", store_wrong)
+    monkeypatch.setattr(onnx_network, "save_graph", save_wrong)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own
         with pytest.raises(ExportError, match=r"small_.*differs from torch"):

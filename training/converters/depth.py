@@ -1,0 +1,123 @@
+"""What every latent diffusion model for depth shares, whatever family it is of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from service.core.artifact import (
+    MAX_MEMBERS,
+    Component,
+    EncoderSpec,
+    InputGrid,
+    LatentSpec,
+    LongestEdge,
+    ServedTask,
+)
+from service.core.encodings import DepthEncoding
+from service.core.ensemble import Reduction
+from training.converters.autoencoder import Autoencoder, read_autoencoder
+from training.converters.licence import read_licence
+from training.converters.record import ConvertError, Request, Source
+from training.served_model import sha256
+
+Quantity = Literal["depth", "disparity"]
+QUANTITIES: tuple[Quantity, ...] = ("depth", "disparity")
+
+
+def quantity(request: Request, stated: str | None, path: Path) -> Quantity:
+    """What is predicted: as a file states it, or as the request says where none does."""
+    if stated is not None and request.predicts not in (None, stated):
+        raise ConvertError(
+            f"{path} states prediction_type {stated!r}, against --predicts {request.predicts}"
+        )
+    for known in QUANTITIES:
+        if (stated or request.predicts) == known:
+            return known
+    if stated is not None:
+        raise ConvertError(f"{path}: prediction_type is {stated!r}; known are depth, disparity")
+    raise ConvertError(
+        f"{path} does not state prediction_type: pass --predicts depth or --predicts disparity"
+    )
+
+
+def depth_task(
+    encoder: str, *, of: Quantity, steps: int, max_steps: int, members: int, reduction: Reduction
+) -> ServedTask:
+    """The row of a model that paints depth in grey: the mean of the decoder's channels."""
+    if not 1 <= steps <= max_steps:
+        raise ConvertError(f"--steps must be in 1..{max_steps} for such a checkpoint, not {steps}")
+    if not 1 <= members <= MAX_MEMBERS:
+        raise ConvertError(f"--ensemble must be in 1..{MAX_MEMBERS}, not {members}")
+    return ServedTask(
+        task="depth",
+        encoder=encoder,
+        prompt="none",
+        prompt_value=0.0,
+        encoder_label=0,
+        components=(Component("depth", 0, {"depth": (0, 1, 2)}),),
+        encoding=DepthEncoding(quantity=of),
+        steps=steps,
+        max_steps=max_steps,
+        members=members,
+        reduction=reduction,
+        calibration=(),
+        error_metric="",
+    )
+
+
+def encoder_spec(model: str, resolution: int, factor: int) -> EncoderSpec:
+    """An encoder of pictures whose longer side is `resolution` px."""
+    if resolution < factor or resolution % factor:
+        raise ConvertError(
+            f"the processing resolution must be a multiple of {factor} px, not {resolution}"
+        )
+    return EncoderSpec(model, LongestEdge(resolution, factor), prompt=False, label=False)
+
+
+def latent_spec(autoencoder: Autoencoder) -> LatentSpec:
+    """Latents that follow the picture's shape."""
+    return LatentSpec(autoencoder.channels, InputGrid(autoencoder.factor), autoencoder.scale)
+
+
+def chosen_autoencoder(request: Request) -> Autoencoder:
+    """The autoencoder that was asked for, else the checkpoint's own."""
+    if request.vae is None:
+        return read_autoencoder(request.checkpoint.folder / "vae")
+    nested = request.vae.folder / "vae"
+    return read_autoencoder(nested if nested.is_dir() else request.vae.folder)
+
+
+def licences(request: Request) -> str:
+    """The licence of everything that goes into the model."""
+    whole = read_licence(request.checkpoint, request.licence)
+    if request.vae is None:
+        return whole
+    return f"{whole}; autoencoder: {read_licence(request.vae, None)}"
+
+
+def provenance(
+    request: Request, family: str, files: Iterable[Path], notes: Sequence[str]
+) -> dict[str, str]:
+    """Where a model came from: the digest of every file that it is made of, and every note."""
+    record = {"source": family}
+    places = {"": request.checkpoint}
+    if request.vae is not None:
+        places = {"": request.checkpoint, "autoencoder ": request.vae}
+    for what, source in places.items():
+        record |= _named(what, source)
+    for path in files:
+        for what, source in places.items():
+            if path.is_relative_to(source.folder):
+                inside = path.relative_to(source.folder).as_posix()
+                record[f"sha256 {what}{inside}"] = sha256(path)
+                break
+    return {**record, **{f"note {i}": note for i, note in enumerate(notes, 1)}}
+
+
+def _named(what: str, source: Source) -> dict[str, str]:
+    """A hub id with its commit, which its folder is named by; of a folder here just the name."""
+    if Path(source.origin) == source.folder:
+        return {f"{what}checkpoint": source.folder.resolve().name}
+    return {f"{what}checkpoint": source.origin, f"{what}revision": source.folder.name}
