@@ -15,7 +15,7 @@ import torch
 from safetensors.numpy import load_file
 
 from tests.support.small_run import WEIGHTS as SMALL_WEIGHTS
-from tests.support.small_run import Job, build, run
+from tests.support.small_run import Job, build
 from tests.training.conftest import FINETUNE
 from training.checkpoint import latest_checkpoint, load_checkpoint
 from training.finetune import WEIGHTS
@@ -46,10 +46,8 @@ def test_kills_at_any_moment_cost_nothing_but_time(tmp_path: Path):
         assert load_checkpoint(found, *parts).step == int(found.name)
         assert reached < int(found.name) < broken.steps
         reached = int(found.name)
-    subprocess.run(
-        command, cwd=ROOT, env=environment, check=True, capture_output=True, timeout=PATIENCE_S
-    )
-    run(whole)
+    _complete(command, environment)
+    _complete([*command[:-1], json.dumps(asdict(whole))], environment)
     for file in (
         SMALL_WEIGHTS,
         *(f"checkpoints/00000080/{n}.safetensors" for n in ("model", "optimizer")),
