@@ -47,7 +47,11 @@ def round_weights(model: nn.Module, storage: Storage = "fp16") -> None:
 def save_graph(
     model: ir.Model, path: Path, storage: Storage, external_from: int = EXTERNAL_BYTES
 ) -> None:
-    """Writes a graph, one weight after the other: no second copy of them is made in memory."""
+    """Writes a graph, one weight after the other: no second copy of them is made in memory.
+
+    The graph is used up by it. It lets go of its weights, since the exporter's rewriting rules
+    remember the last graph that they saw.
+    """
     if storage != "fp32":
         _store_half(model.graph, _HALVES[storage])
     _forget(model)
@@ -59,6 +63,8 @@ def save_graph(
         ir.external_data.load_to_model(model)  # a graph that was read may have weights elsewhere
     ir.save(model, path, external_data=external)
     onnx.checker.check_model(path)
+    for weight in model.graph.initializers.values():
+        weight.const_value = None
 
 
 def _store_half(graph: ir.Graph, half: _Half) -> None:

@@ -117,7 +117,7 @@ def provenance(
 
 
 def _named(what: str, source: Source) -> dict[str, str]:
-    """A hub id with its commit, which its folder is named by; of a folder here just the name."""
-    if Path(source.origin) == source.folder:
-        return {f"{what}checkpoint": source.folder.resolve().name}
+    """A hub id with its commit, which its folder is named by; of what lies here just the name."""
+    if (path := Path(source.origin)).exists():
+        return {f"{what}checkpoint": path.resolve().name}
     return {f"{what}checkpoint": source.origin, f"{what}revision": source.folder.name}

@@ -44,6 +44,10 @@ EXPECTATIONS: Mapping[str, tuple[Expectation, ...]] = {
             "since its only step must start at the last timestep (arXiv 2409.11355)",
         ),
     ),
+    "scaling-perception": (
+        *_STABLE_DIFFUSION,
+        Expectation(_SCHEDULER, "prediction_type", "v_prediction", "as Stable Diffusion 2"),
+    ),
     "lotus": (
         Expectation(
             _SCHEDULER, "prediction_type", "sample", "whatever the file says, its network gives x_0"

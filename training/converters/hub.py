@@ -8,17 +8,20 @@ from pathlib import Path
 from training.converters.record import ConvertError, Source
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WANTED = ["*.json", "*.txt", "*.safetensors", "*.md", "LICENSE*"]
+_WANTED = ["*.json", "*.txt", "*.safetensors", "*.pt", "*.md", "LICENSE*"]
 _UNWANTED = ["*.fp16.*", "*.onnx", "*flax*", "*openvino*"]
 
 
 def find_checkpoint(origin: str) -> Source:
-    """Find a folder by its path, else fetch a hub id's; raises ConvertError in one line."""
-    folder = Path(origin)
-    if folder.is_dir():
-        return Source(folder, origin)
+    """Find a folder by its path, or that of a file; else fetch a hub id's.
+
+    Raises ConvertError in one line.
+    """
+    path = Path(origin)
+    if path.exists():
+        return Source(path if path.is_dir() else path.parent, origin)
     if not _HUB_ID.fullmatch(origin):
-        raise ConvertError(f"{origin} is neither a folder nor a hub id such as owner/name")
+        raise ConvertError(f"{origin} is no folder, no file and no hub id such as owner/name")
     return Source(_fetch(origin), origin)
 
 

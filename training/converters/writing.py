@@ -93,12 +93,13 @@ def _write(part: Part, multiple: int, path: Path, weights: Weights) -> str:
     (path.parents[1] / "config.pbtxt").write_text(triton_config(network))
     if weights.quantization == "none":
         save_graph(trace(network), path, weights.storage, weights.external_from)
-        del network
-        check_cases(path, part.output, rounded, TOLERANCE)
+        tolerance = TOLERANCE
     else:
         _write_quantized(network, path, weights)
-        del network
-        check_cases(path, part.output, rounded, QUANTIZED_TOLERANCE)
+        tolerance = QUANTIZED_TOLERANCE
+    del network
+    gc.collect()  # the traced program refers to itself, and to the weights
+    check_cases(path, part.output, rounded, tolerance)
     return _report(part, path, exact)
 
 
