@@ -52,17 +52,6 @@ class TrainState:
         return sum(count * self.pass_macs.get(group, 0) for group, count in self.passes.items())
 
 
-def save_checkpoint(
-    folder: Path,
-    model: nn.Module,
-    ema: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    state: TrainState,
-) -> Path:
-    """Writes `folder/NNNNNNNN` atomically, forgets all but the newest two, and returns its path."""
-    return _write(folder, _Snapshot().take(model, ema, optimizer), state)
-
-
 class CheckpointWriter:
     """Saves while training goes on: copies to CPU memory at once, writes in a thread.
 
@@ -105,15 +94,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint below `folder`, if there is one."""
     complete = _complete(folder)
     return complete[-1] if complete else None
-
-
-def load_checkpoint(
-    path: Path, model: nn.Module, ema: nn.Module, optimizer: torch.optim.Optimizer
-) -> TrainState:
-    """Restores everything in place; raises CheckpointError where names or shapes differ."""
-    load_networks(path, model, ema)
-    load_optimizer(path, optimizer)
-    return load_state(path)
 
 
 def load_networks(path: Path, model: nn.Module, ema: nn.Module) -> None:

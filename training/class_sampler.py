@@ -19,10 +19,10 @@ from PIL import Image
 from torch import Tensor
 
 from service.core.artifact import MAX_STEPS, ScheduleSpec
-from service.core.ddim import ddim_coefficients
 from training.checkpoint import CheckpointError
 from training.config import add_device
 from training.data.mixture import seeded
+from training.ddim import denoise
 from training.models.autoencoders import load_autoencoder, weights_sha256
 from training.models.dit import DiT
 from training.pretrain import load_pretrained, read_pretrained
@@ -48,27 +48,25 @@ class ClassSampler:
         `guidance` 1 asks the class alone, 0 none, and more than 1 moves further from none than the
         class does.
         """
-        schedule = self.schedule.build()
-        labels = labels.to(self.device)
+        spec, labels = self.schedule, labels.to(self.device)
         rows = [
             torch.randn(shape, generator=seeded(self.device, self.seed, row), device=self.device)
             for row in range(len(labels))
         ]
-        x = torch.stack(rows)
-        for t, t_prev in self.schedule.step_pairs(steps):
-            a, b = ddim_coefficients(
-                schedule, self.schedule.prediction_type, np.array([t]), np.array([t_prev])
-            )
-            x = float(a[0]) * x + float(b[0]) * self._guided(x, t, labels, guidance)
-        return x
 
-    def _guided(self, x: Tensor, t: int, labels: Tensor, guidance: float) -> Tensor:
+        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
+            return self._guided(x_t, timestep, labels, guidance)
+
+        visited = spec.step_pairs(steps)
+        return denoise(torch.stack(rows), spec.build(), spec.prediction_type, visited, predict)
+
+    def _guided(self, x: Tensor, timestep: Tensor, labels: Tensor, guidance: float) -> Tensor:
         """The noise that the model sees in `x`; its variance, where it has one, is left out."""
         none = torch.full_like(labels, self.model.config.num_labels - 1)
         asked = torch.cat([labels, none]) if guidance != 1 else labels
-        doubled = x.repeat(len(asked) // len(labels), 1, 1, 1)
-        timestep = torch.full((len(asked),), t, device=self.device)
-        predicted = self.model(doubled, None, timestep, asked)[:, : x.shape[1]].float()
+        times = len(asked) // len(labels)
+        doubled, timesteps = x.repeat(times, 1, 1, 1), timestep.repeat(times)
+        predicted = self.model(doubled, None, timesteps, asked)[:, : x.shape[1]].float()
         if guidance == 1:
             return predicted
         with_class, without = predicted.chunk(2)

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from service.core.artifact import Component
-from service.core.ddim import ddim_coefficients
 from service.core.tasks import TaskName
 from training.data.mixture import seeded
+from training.ddim import denoise
 from training.models.perception import PerceptionModel
 
 _ROWS_AT_ONCE = 64
@@ -77,13 +76,9 @@ class Sampler:
 
     def _denoise(self, x: Tensor, condition: Tensor, label: int, steps: int) -> Tensor:
         spec = self.model.config.schedule
-        schedule = spec.build()
         labels = torch.full((len(x),), label, device=self.device)
-        for t, t_prev in spec.step_pairs(steps):
-            a, b = ddim_coefficients(
-                schedule, spec.prediction_type, np.array([t]), np.array([t_prev])
-            )
-            timestep = torch.full((len(x),), t, device=self.device)
-            prediction = self.model.denoiser(x, condition, timestep, labels)[:, : x.shape[1]]
-            x = float(a[0]) * x + float(b[0]) * prediction
-        return x
+
+        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
+            return self.model.denoiser(x_t, condition, timestep, labels)[:, : x.shape[1]]
+
+        return denoise(x, spec.build(), spec.prediction_type, spec.step_pairs(steps), predict)

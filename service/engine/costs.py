@@ -67,6 +67,10 @@ class CostTable:
             self._worth.clear()
         self._follow(device, network, rows, seconds)
 
+    def knows(self, device: str, network: Network) -> bool:
+        """Whether a network was called, or guessed, on a device."""
+        return (device, network) in self._known
+
     def networks(self, device: str) -> list[Network]:
         """What was called, or guessed, on a device."""
         return [network for name, network in self._known if name == device]

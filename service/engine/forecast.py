@@ -33,7 +33,7 @@ class Forecast:
         """
         for device in set(self._devices()):
             for network in networks:
-                if self._costs.seconds(device, network, 1) is None:
+                if not self._costs.knows(device, network):
                     self._guess(device, network)
 
     def _guess(self, device: str, network: Network) -> None:

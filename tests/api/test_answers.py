@@ -1,6 +1,5 @@
 """Encoded fields to answers, where a whole server would hide the numbers."""
 
-import dataclasses
 from dataclasses import replace
 
 import numpy as np
@@ -49,7 +48,7 @@ def test_flat_depth_is_all_near():
 def test_answers_leave_the_engines_arrays_alone():
     fields = {"depth": noise(1)}
     before = fields["depth"].copy()
-    make_answer(DepthEncoding(), fields, dataclasses.replace(SCENE, width=16, height=16))
+    make_answer(DepthEncoding(), fields, replace(SCENE, width=16, height=16))
     np.testing.assert_array_equal(fields["depth"], before)
 
 
@@ -64,7 +63,7 @@ def test_flow_scales_each_axis_by_its_own_factor():
 
 def test_reduction_happens_at_the_models_resolution():
     """The median of resized members would differ from the resized median."""
-    scene = dataclasses.replace(SCENE, reduction="median")
+    scene = replace(SCENE, reduction="median")
     fields = {"u": noise(5), "v": noise(5)}
     encoding = FlowEncoding(1.0, 1.0, 40, 32, companding=0.0)
     answer = make_answer(encoding, fields, scene)
@@ -74,7 +73,7 @@ def test_reduction_happens_at_the_models_resolution():
 
 @pytest.mark.parametrize("reduction", ["median", "mean"])
 def test_a_model_without_a_mask_has_it_from_the_appearance(reduction):
-    scene = dataclasses.replace(SCENE, reduction=reduction)
+    scene = replace(SCENE, reduction=reduction)
     background = np.ones((3, 16, 16), np.float32)
     appearance = background.copy()
     appearance[:, 2:10, 2:10] = -0.5

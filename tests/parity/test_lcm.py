@@ -8,27 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from service.core.schedule_spec import ScheduleSpec
 from service.engine.sampling import make_sampling
+from tests.support.tiny_repository import SCHEDULE
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # diffusers' imports warn of its own dependencies
     from diffusers import LCMScheduler
     from diffusers.schedulers import scheduling_lcm
 
-SPEC = ScheduleSpec(
-    betas="scaled_linear",
-    num_timesteps=1000,
-    beta_start=0.00085,
-    beta_end=0.012,
-    zero_terminal_snr=False,
-    set_alpha_to_one=True,
-    spacing="leading",
-    steps_offset=1,
-    prediction_type="v",
-    sampler="lcm",
-    start="noise",
-)
+SPEC = replace(SCHEDULE, sampler="lcm")
 TYPES = {"v": "v_prediction", "epsilon": "epsilon", "sample": "sample"}
 
 

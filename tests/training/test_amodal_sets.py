@@ -7,30 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
+from tests.support.set_files import SHARED, write_mask, write_picture
 from training.data.__main__ import main
 from training.data.coco_masks import RunLengths, draw_polygon, draw_run_lengths, uncompress
 from training.data.mp3d_pickle import convert_mp3d
 from training.data.sample import AmodalTruth, DataError, Sample
 from training.data.sets import open_set
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "datasets"
 RANDOM = np.random.default_rng(4)
 SIZE = (9, 12)
 SQUARE = [2.0, 1.0, 8.0, 1.0, 8.0, 7.0, 2.0, 7.0]  # columns 2 to 7, rows 1 to 6
 
 
 def picture(path: Path, size=SIZE) -> np.ndarray:
-    values = RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-    return values
-
-
-def mask(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.where(values, 255, 0).astype(np.uint8)).save(path)
+    return write_picture(path, RANDOM, size)
 
 
 def truth_of(sample: Sample) -> AmodalTruth:
@@ -81,8 +72,8 @@ def gestalt(root: Path, ids=("7", "12", "1", "30")) -> dict[str, tuple[np.ndarra
     made: dict[str, tuple[np.ndarray, ...]] = {}
     for name in ids:
         whole, seen = RANDOM.random((2, *SIZE)) < 0.5
-        mask(root / "whole_mask" / f"{name}_whole_mask.png", whole)
-        mask(root / "visible_object_mask" / f"{name}_visible_mask.png", seen)
+        write_mask(root / "whole_mask" / f"{name}_whole_mask.png", whole)
+        write_mask(root / "visible_object_mask" / f"{name}_visible_mask.png", seen)
         look = picture(root / "whole" / f"{name}_whole.png")
         made[name] = (picture(root / "occlusion" / f"{name}_occlusion.png"), seen, whole, look)
     return made
@@ -114,13 +105,13 @@ def test_pix2gestalt_names_ids_that_a_folder_lacks(tmp_path, lost):
 
 def test_pix2gestalt_refuses_masks_of_another_size(tmp_path):
     gestalt(tmp_path)
-    mask(tmp_path / "whole_mask/7_whole_mask.png", np.ones((3, 3), dtype=bool))
+    write_mask(tmp_path / "whole_mask/7_whole_mask.png", np.ones((3, 3), dtype=bool))
     with pytest.raises(DataError, match="ID 7 differ in size"):
         open_set("pix2gestalt", tmp_path, "val")[0]
 
 
 def test_real_pix2gestalt_objects_are_seen_in_part_and_alone_on_white():
-    root = SHARED / "pix2gestalt"
+    root = SHARED / "datasets" / "pix2gestalt"
     if not root.is_dir():
         pytest.skip(f"{root} with real samples is not there")
     samples = [s for split in ("train", "val") for s in open_set("pix2gestalt", root, split)]

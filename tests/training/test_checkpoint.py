@@ -11,17 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from tests.support.checkpoints import load_checkpoint, save_checkpoint
 from training import checkpoint
 from training.checkpoint import (
     CheckpointError,
     CheckpointWriter,
     TrainState,
     latest_checkpoint,
-    load_checkpoint,
     load_optimizer,
     load_state,
     load_weights,
-    save_checkpoint,
 )
 
 Parts = tuple[nn.Module, nn.Module, torch.optim.Optimizer]

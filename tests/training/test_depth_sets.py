@@ -13,23 +13,18 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
+from tests.support.set_files import SHARED, write_picture
 from training.data import hypersim_raw
 from training.data.files import read_grey, read_picture, read_png16, read_png16_rgb
 from training.data.sample import DataError, DepthTruth, Sample
 from training.data.sets import SETS, open_set
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "datasets"
 HEIGHT, WIDTH = 6, 8
 RANDOM = np.random.default_rng(5)
 
 
 def picture(path: Path, height: int = HEIGHT, width: int = WIDTH, **how) -> np.ndarray:
-    """Writes a random picture and returns what any reader should read of it."""
-    pixels = RANDOM.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, **how)
-    with Image.open(path) as image:
-        return np.array(image)
+    return write_picture(path, RANDOM, (height, width), **how)
 
 
 def png16(path: Path, values: np.ndarray) -> None:
@@ -109,7 +104,7 @@ def test_a_list_with_a_short_line_is_refused(tmp_path: Path):
 
 
 def test_the_real_hypersim_sample():
-    root = SHARED / "hypersim"
+    root = SHARED / "datasets" / "hypersim"
     if not root.is_dir():
         pytest.skip(f"{root} is not there")
     (sample,) = open_set("hypersim", root, "val")

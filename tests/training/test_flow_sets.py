@@ -9,24 +9,16 @@ import png
 import pytest
 from PIL import Image
 
+from tests.support.set_files import SHARED, write_mask, write_picture
 from training.data.files import read_flo, read_kitti_flow, read_picture
 from training.data.sample import DataError, FlowTruth, Sample
 from training.data.sets import SETS, open_set
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 RANDOM = np.random.default_rng(3)
 
 
 def picture(path: Path, size=(4, 6)) -> np.ndarray:
-    values = RANDOM.integers(0, 256, (*size, 3), dtype=np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(values).save(path)
-    return values
-
-
-def mask(path: Path, values: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.where(values, 255, 0).astype(np.uint8)).save(path)
+    return write_picture(path, RANDOM, size)
 
 
 def flo(path: Path, flow: np.ndarray) -> None:
@@ -124,7 +116,7 @@ def sintel(root: Path) -> dict[str, np.ndarray]:
                 flo(root / "training/flow" / f"{place}.flo", made[place])
                 for kind in ("occlusions", "invalid"):
                     made[f"{kind}/{place}"] = RANDOM.random((4, 6)) < 0.5
-                    mask(root / "training" / kind / f"{place}.png", made[f"{kind}/{place}"])
+                    write_mask(root / "training" / kind / f"{place}.png", made[f"{kind}/{place}"])
     return made
 
 
@@ -172,7 +164,7 @@ def test_sintel_names_a_lost_frame_or_flow(tmp_path, lost, message):
 def test_sintel_names_a_mask_of_the_wrong_size_or_kind(tmp_path):
     sintel(tmp_path)
     path = tmp_path / "training/occlusions/alley_1/frame_0001.png"
-    mask(path, np.ones((4, 5), dtype=bool))
+    write_mask(path, np.ones((4, 5), dtype=bool))
     with pytest.raises(DataError, match=r"occlusions/alley_1/frame_0001\.png is 5 x 4 px"):
         open_set("sintel_final", tmp_path, "train")[0]
     path.unlink()

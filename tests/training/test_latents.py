@@ -1,14 +1,13 @@
 """The cache of latents: what is encoded, what a kill leaves, and the stream that reads it."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
 from safetensors.torch import save_model
 
+from tests.training.test_latent_diffusion_vae import write_small
 from training.data.labelled import LabelledPicture
 from training.data.latent_set import LatentSet, LatentStream, open_latents
 from training.data.read_ahead import ReadAhead
@@ -224,18 +223,10 @@ def test_the_command_line_says_what_is_wrong(
 
 
 def test_an_autoencoder_of_diffusers_is_read_as_well(tmp_path: Path) -> None:
-    small: Any = AutoencoderKL  # its methods come from classes without types
-    network = small(
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        block_out_channels=(8, 8, 8, 8),
-        norm_num_groups=4,
-        scaling_factor=0.3,
-    )
-    network.save_pretrained(tmp_path / "vae")
+    network = write_small(tmp_path / "vae")
     latents = filled(Pictures(3), tmp_path / "vae", tmp_path / "out")
     image = torch.from_numpy(Pictures(3)[1].image).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
-        expected = network.eval().encode(image).latent_dist.mode() * 0.3
+        expected = network.encode(image).latent_dist.mode() * 0.3
     found, _ = latents.batch(np.array([1]))
     torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-3)

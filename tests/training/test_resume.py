@@ -14,10 +14,11 @@ from pathlib import Path
 import torch
 from safetensors.numpy import load_file
 
+from tests.support.checkpoints import load_checkpoint
 from tests.support.small_run import WEIGHTS as SMALL_WEIGHTS
 from tests.support.small_run import Job, build
 from tests.training.conftest import FINETUNE
-from training.checkpoint import latest_checkpoint, load_checkpoint
+from training.checkpoint import latest_checkpoint
 from training.finetune import WEIGHTS
 
 PATIENCE_S = 300  # a machine may be busy

@@ -10,6 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from tests.support.set_files import SHARED
 from tests.training.conftest import Build
 from tests.training.public_sets import write_chairs, write_nyu, write_objects
 from training import evaluate
@@ -19,7 +20,7 @@ from training.sampler import Sampler
 from training.set_runs import TABLES, Budget, measure_sets, open_sets
 from training.tables import UNITS
 
-REAL = Path(__file__).parents[3] / "shared" / "data" / "datasets"
+REAL = SHARED / "datasets"
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

@@ -25,6 +25,7 @@ from training.data.stream import LoaderConfig
 from training.loop import LoopConfig
 from training.losses import LossConfig
 from training.models.perception import MODELS, ModelConfig, paper_form
+from training.runs.fit import Fit
 
 
 def _procedural() -> Mapping[str, tuple[SourceShare, ...]]:
@@ -101,21 +102,12 @@ def finetune_tiny(model: str) -> FinetuneRun:
     )
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """How a batch of 32 is cut so that one GPU of 80 GB bears its part."""
-
-    micro_batches: int = 2
-    recompute: bool = False
-    sharded: bool = False
-
-
-_FITS: Mapping[str, _Fit] = MappingProxyType(
+_FITS: Mapping[str, Fit] = MappingProxyType(
     {
-        "a5": _Fit(4, recompute=True),
-        "a6": _Fit(8, recompute=True),
-        "DiT-XL/2": _Fit(4, recompute=True),
-        "MoE-XL/2-8E2A-upcycled": _Fit(8, recompute=True, sharded=True),
+        "a5": Fit(4, recompute=True),
+        "a6": Fit(8, recompute=True),
+        "DiT-XL/2": Fit(4, recompute=True),
+        "MoE-XL/2-8E2A-upcycled": Fit(8, recompute=True, sharding="shard"),
     }
 )
 _SETS: Mapping[TaskName, str] = MappingProxyType(
@@ -132,7 +124,7 @@ def paper(preset: str, image_size: int, tasks: tuple[TaskName, ...]) -> Finetune
 
     A step sees 32 pictures of every task. Start it from a pre-trained network by `--init`.
     """
-    fit = _FITS.get(preset, _Fit())
+    fit = _FITS.get(preset, Fit(2))
     return FinetuneRun(
         model=paper_form(preset, image_size, tasks),
         loop=LoopConfig(
@@ -145,7 +137,7 @@ def paper(preset: str, image_size: int, tasks: tuple[TaskName, ...]) -> Finetune
             ema_decay=0.9999,
             micro_batches=fit.micro_batches * len(tasks),
             recompute=fit.recompute,
-            sharding="shard" if fit.sharded else "replicate",
+            sharding=fit.sharding,
             save_every=1_000,
             log_every=50,
         ),

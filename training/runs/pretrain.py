@@ -22,6 +22,7 @@ from service.core.record import require
 from training.loop import LoopConfig
 from training.models.dit import DiTConfig
 from training.models.presets import PRESETS
+from training.runs.fit import Fit
 
 DIT_SCHEDULE = ScheduleSpec(
     betas="linear",
@@ -69,31 +70,22 @@ class PretrainRun:
         return self.model.out_channels == 2 * self.model.in_channels
 
 
-@dataclass(frozen=True)
-class _Fit:
-    """How a batch of 256 is cut so that one GPU of 80 GB bears its part."""
-
-    micro_batches: int = 8
-    recompute: bool = False
-    sharded: bool = False
-
-
 # Weights, gradients, two moments and the average take 20 bytes a parameter in each process.
-_FITS: Mapping[str, _Fit] = MappingProxyType(
+_FITS: Mapping[str, Fit] = MappingProxyType(
     {
-        "a5": _Fit(16),
-        "a6": _Fit(16, recompute=True),
-        "DiT-XL/2": _Fit(16),
-        "MoE-L/2-8E2A": _Fit(16, recompute=True, sharded=True),
-        "MoE-XL/2-8E2A": _Fit(16, recompute=True, sharded=True),
-        "MoE-XL/2-8E2A-upcycled": _Fit(16, recompute=True, sharded=True),
+        "a5": Fit(16),
+        "a6": Fit(16, recompute=True),
+        "DiT-XL/2": Fit(16),
+        "MoE-L/2-8E2A": Fit(16, recompute=True, sharding="shard"),
+        "MoE-XL/2-8E2A": Fit(16, recompute=True, sharding="shard"),
+        "MoE-XL/2-8E2A-upcycled": Fit(16, recompute=True, sharding="shard"),
     }
 )
 
 
 def imagenet(preset: str, steps: int = 400_000) -> PretrainRun:
     """One of the published networks on ImageNet at 256 px, or at 512 px with the same numbers."""
-    fit = _FITS.get(preset, _Fit())
+    fit = _FITS.get(preset, Fit(8))
     return PretrainRun(
         model=PRESETS[preset],
         rows=256 // fit.micro_batches,
@@ -108,7 +100,7 @@ def imagenet(preset: str, steps: int = 400_000) -> PretrainRun:
             ema_decay=0.9999,
             micro_batches=fit.micro_batches,
             recompute=fit.recompute,
-            sharding="shard" if fit.sharded else "replicate",
+            sharding=fit.sharding,
             save_every=5_000,
             log_every=100,
         ),

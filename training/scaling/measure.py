@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from service.core.artifact import ScheduleSpec
-from service.core.ddim import ddim_coefficients
 from service.core.encodings import DepthEncoding
 from service.core.ensemble import reduce_members
 from service.core.schedule import NoiseSchedule
 from training.answers import resize
 from training.data.mixture import seeded
 from training.data.sample import Array
+from training.ddim import denoise
 from training.diffusion import Diffusion
 from training.loop import reduced_precision
 from training.metrics import score_depth
@@ -97,11 +97,11 @@ class Bench:
         label = torch.full((len(image),), depth_label(network.model), device=self.device)
         schedule, steps = visited(SCHEDULES[network.schedule], budget)
         kind = SCHEDULES[network.schedule].prediction_type
-        for t, t_prev in steps:
-            a, b = ddim_coefficients(schedule, kind, np.array([t]), np.array([t_prev]))
-            timestep = torch.full((len(x),), t, device=self.device)
-            predicted = self._evaluate(network, model, (x, image, timestep, label))
-            x = float(a[0]) * x + float(b[0]) * predicted
+
+        def predict(x_t: Tensor, timestep: Tensor) -> Tensor:
+            return self._evaluate(network, model, (x_t, image, timestep, label))
+
+        x = denoise(x, schedule, kind, steps, predict)
         pictures = torch.cat([self.coder.decode(part) for part in torch.split(x, _ROWS)])
         return pictures.float().mean(dim=1, keepdim=True).cpu()
 
