@@ -24,7 +24,7 @@ class Settings(BaseSettings):
     """Port to listen on; 0 picks a free one."""
 
     model_repo: Path = Path("model_repo")
-    """Folder of the model repository: every `*_denoiser/artifact.json` in it is a served model."""
+    """Folder of the model repository; `*_denoiser/V/artifact.json` in it is a served model."""
 
     backend: Literal["onnx", "analytic"] = "onnx"
     """`onnx` runs the models with onnxruntime; `analytic` is a closed-form fake, for trials."""

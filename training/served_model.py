@@ -39,8 +39,9 @@ def network_files(folder: Path) -> dict[str, str]:
 
 
 def write_artifact(artifact: Artifact, folder: Path) -> None:
-    """Writes `artifact.json` beside the denoiser."""
-    (folder / artifact.denoiser / "artifact.json").write_text(dump_artifact(artifact))
+    """Writes `artifact.json` beside the weights of the denoiser."""
+    place = folder / artifact.denoiser / str(artifact.version)
+    (place / "artifact.json").write_text(dump_artifact(artifact))
 
 
 def sha256(path: Path) -> str:

@@ -18,7 +18,7 @@ class Catalog:
         ordered = sorted(artifacts, key=lambda artifact: (artifact.name, -artifact.version))
         if not ordered:
             raise ValueError("there is no model to serve")
-        self.artifacts: Mapping[str, Artifact] = {model_key(a): a for a in ordered}
+        self.artifacts: Mapping[str, Artifact] = {a.key: a for a in ordered}
         self._newest = {a.name: a for a in reversed(ordered)}
         self.default = ordered[0] if default is None else self._find(default)
 
@@ -34,7 +34,7 @@ class Catalog:
         except KeyError as error:
             able = ", ".join(key for key, a in self.artifacts.items() if serves(a, task.name))
             raise InvalidField(
-                f"The model {model_key(artifact)} does not do {task.name}",
+                f"The model {artifact.key} does not do {task.name}",
                 field="model",
                 limit=able or "no model here does",
             ) from error
@@ -44,11 +44,6 @@ class Catalog:
         if artifact is None:
             raise ValueError(f"there is no model {name!r}; there are {', '.join(self.artifacts)}")
         return artifact
-
-
-def model_key(artifact: Artifact) -> str:
-    """Return `name:version`, by which requests and answers name a model."""
-    return f"{artifact.name}:{artifact.version}"
 
 
 def serves(artifact: Artifact, task: TaskName) -> bool:

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from service.api.answers import Scene, make_answer
 from service.api.budgets import Moment, choose_plan, expected_error
-from service.api.catalog import Catalog, model_key
+from service.api.catalog import Catalog
 from service.api.failures import engine_failures
 from service.api.images import ImageLimits
 from service.api.inputs import ModelInputs, prepare_inputs, take_uploads
@@ -68,7 +68,7 @@ class _Choice:
 
     @property
     def model(self) -> str:
-        return model_key(self.artifact)
+        return self.artifact.key
 
     @property
     def kind(self) -> RenderKind:
@@ -140,7 +140,7 @@ class Predictor:
         if not components:
             able = ", ".join(form for form in task.outputs if served.components_for(form))
             raise InvalidField(
-                f"The model {model_key(artifact)} cannot make {output}", field="output", limit=able
+                f"The model {artifact.key} cannot make {output}", field="output", limit=able
             )
         seed = self._draw_seed() if knobs.seed is None else knobs.seed
         reduction = knobs.reduction or served.reduction

@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from service.api import docs
-from service.api.catalog import Catalog, model_key
+from service.api.catalog import Catalog
 from service.api.delivery import Delivery
 from service.api.hangup import unless_hung_up
 from service.api.knobs import Knobs, parse_knobs
@@ -72,7 +72,7 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
     @router.get("/models", summary="Which models are served, and what each can do")
     async def models() -> ModelList:
         return ModelList(
-            default=model_key(catalog.default),
+            default=catalog.default.key,
             models=[ModelData.of(artifact) for artifact in catalog.artifacts.values()],
         )
 

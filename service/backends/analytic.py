@@ -25,9 +25,9 @@ class AnalyticWorker:
     device: str = "analytic"
     max_calls: int = 1
 
-    async def run(self, model: str, inputs: Arrays) -> np.ndarray:
+    async def run(self, network: str, inputs: Arrays) -> np.ndarray:
         """Answer for an encoder, denoiser or decoder of the artifacts; see Worker.run."""
-        return self.backend.answer(model, inputs)
+        return self.backend.answer(network, inputs)
 
 
 class AnalyticBackend:
@@ -49,35 +49,38 @@ class AnalyticBackend:
         self._encoders: dict[str, Artifact] = {}
         self._alpha_bar: dict[str, np.ndarray] = {}  # float64 (T,) each
         for artifact in artifacts:
-            self._denoisers[artifact.denoiser] = artifact
-            self._decoders[artifact.decoder] = artifact
-            self._encoders.update((encoder.model, artifact) for encoder in artifact.encoders)
-            self._alpha_bar[artifact.denoiser] = artifact.schedule.build().alpha_bar
+            denoiser = artifact.network(artifact.denoiser)
+            self._denoisers[denoiser] = artifact
+            self._decoders[artifact.network(artifact.decoder)] = artifact
+            self._encoders.update(
+                (artifact.network(encoder.model), artifact) for encoder in artifact.encoders
+            )
+            self._alpha_bar[denoiser] = artifact.schedule.build().alpha_bar
 
     @property
     def workers(self) -> Sequence[AnalyticWorker]:
         """They compute on the caller's thread, one after another."""
         return self._workers
 
-    def answer(self, model: str, inputs: Arrays) -> np.ndarray:
+    def answer(self, network: str, inputs: Arrays) -> np.ndarray:
         """The output of a network of the artifacts. BackendError for an unknown one."""
-        if model in self._denoisers:
-            prediction = self._predict(model, inputs)
-        elif model in self._encoders:
-            prediction = _encode(self._encoders[model], inputs)
-        elif model in self._decoders:
-            prediction = _decode(self._decoders[model], inputs["latent"])
+        if network in self._denoisers:
+            prediction = self._predict(network, inputs)
+        elif network in self._encoders:
+            prediction = _encode(self._encoders[network], inputs)
+        elif network in self._decoders:
+            prediction = _decode(self._decoders[network], inputs["latent"])
         else:
-            raise BackendError(f"no artifact has a model {model!r}")
+            raise BackendError(f"no artifact has a network {network!r}")
         return prediction.astype(np.float32)
 
     async def close(self) -> None:
         """Nothing to let go of."""
 
-    def _predict(self, model: str, inputs: Arrays) -> np.ndarray:
-        artifact = self._denoisers[model]
+    def _predict(self, denoiser: str, inputs: Arrays) -> np.ndarray:
+        artifact = self._denoisers[denoiser]
         t = inputs["timestep"].astype(np.int64)
-        alpha_bar = self._alpha_bar[model][t][:, None, None, None]  # (B, 1, 1, 1)
+        alpha_bar = self._alpha_bar[denoiser][t][:, None, None, None]  # (B, 1, 1, 1)
         x_t = inputs["noisy"].astype(np.float64)
         channels = np.arange(artifact.latent.channels) % artifact.condition_channels
         mean = artifact.latent.scale * inputs["condition"][:, channels].astype(np.float64)

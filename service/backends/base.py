@@ -36,8 +36,8 @@ class Worker(Protocol):
     def max_calls(self) -> int:
         """Calls that may be in flight: 1 where nothing is gained by more, 2 across a network."""
 
-    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Call `model` (its folder's name) and return its single output, rows in input order.
+    async def run(self, network: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Call a network ("folder:version") and return its single output, rows in input order.
 
         Arrays have the names, types and shapes of `model_tensors`. Does not block the event loop.
         Raises BackendError. Equal inputs give equal outputs on every worker, up to rounding.
@@ -78,7 +78,7 @@ class Signature:
 
 
 def model_tensors(artifact: Artifact) -> dict[str, Signature]:
-    """Signature of each network an artifact names, by the network's name in the repository."""
+    """Signature of each network of an artifact, by "folder:version"."""
     latent, first = artifact.latent, artifact.encoders[0].size
     channels, *grid = latent.shape(first.example)
     follows = isinstance(latent.size, InputGrid)
@@ -89,7 +89,7 @@ def model_tensors(artifact: Artifact) -> dict[str, Signature]:
     condition = of_grid("condition", artifact.condition_channels)
     label = Tensor("task", "int64", (), ())
     signatures = {
-        artifact.denoiser: Signature(
+        artifact.network(artifact.denoiser): Signature(
             (
                 of_grid("noisy", channels),
                 condition,
@@ -98,7 +98,7 @@ def model_tensors(artifact: Artifact) -> dict[str, Signature]:
             ),
             of_grid("prediction", channels),
         ),
-        artifact.decoder: Signature(
+        artifact.network(artifact.decoder): Signature(
             (of_grid("latent", channels),), _picture("image", 3, first.example, varies=True)
         ),
     }
@@ -109,7 +109,7 @@ def model_tensors(artifact: Artifact) -> dict[str, Signature]:
             inputs.append(_picture("prompt", 3, encoder.size.example, varies=varies))
         if encoder.label:
             inputs.append(label)
-        signatures[encoder.model] = Signature(tuple(inputs), condition)
+        signatures[artifact.network(encoder.model)] = Signature(tuple(inputs), condition)
     return signatures
 
 

@@ -1,9 +1,13 @@
 """Everything about a served model that is not a weight: `artifact.json` beside its denoiser.
 
+Version V of a model is `1/model.onnx`, with V for 1, of each of its networks, and
+`NAME_denoiser/V/artifact.json`: versions lie side by side, as Triton keeps them.
+
 No constant of a checkpoint lives in code, since public checkpoints disagree on all of them. Loading
 is strict (`core/record.py`), and every record checks itself, so an exporter fails where it errs.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -186,6 +190,8 @@ class Artifact:
         for path, digest in self.files.items():
             require(_RELATIVE_PATH.fullmatch(path) is not None, f"files.{path}", "is no plain path")
             require(_SHA256.fullmatch(digest) is not None, f"files.{path}", "is no sha256")
+            own = path.split("/")[1:2] == [str(self.version)]
+            require(own, f"files.{path}", f"must lie under NETWORK/{self.version}/")
 
     def _check_encoder(self, served: ServedTask, path: str) -> None:
         encoder = next((e for e in self.encoders if e.model == served.encoder), None)
@@ -200,6 +206,31 @@ class Artifact:
             require(fixed, "latent.size", f"must follow the inputs of {encoder.model}")
         prompted = served.prompt != "none"
         require(prompted == encoder.prompt, f"{path}.prompt", "disagrees with the encoder's prompt")
+
+    @property
+    def key(self) -> str:
+        """ "name:version", by which requests and answers name the model."""
+        return f"{self.name}:{self.version}"
+
+    def network(self, folder: str) -> str:
+        """Return "folder:version", by which backends know this version of a network."""
+        return f"{folder}:{self.version}"
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """Folders of the model's networks in the repository: encoders, denoiser, decoder."""
+        return (*(encoder.model for encoder in self.encoders), self.denoiser, self.decoder)
+
+    def checksum(self, folder: str) -> str:
+        """Return the sha256, in hexadecimal, of what is listed of a network's version: its files.
+
+        Over "path sha256" lines, sorted: one value, however many files hold the weights.
+        """
+        under = f"{folder}/{self.version}/"
+        lines = sorted(
+            f"{path} {digest}\n" for path, digest in self.files.items() if path.startswith(under)
+        )
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     def served(self, task: TaskName) -> ServedTask:
         """Return the model's row for a task; raises KeyError when it does not do that task."""

@@ -18,7 +18,7 @@ R = TypeVar("R", bound=Row)
 
 
 class Network(NamedTuple):
-    """What a call costs by: the repository's name of a network, and the shape of a row's input."""
+    """What a call costs by: a network ("folder:version"), and the shape of a row's input."""
 
     model: str
     shape: tuple[int, ...]
@@ -36,8 +36,8 @@ class Networks(NamedTuple):
 class Group:
     """Rows of equal groups may share a call.
 
-    `served` is the served model ("name:version"), `model` the repository's name of the network to
-    call, `shape` that of one row's input.
+    `served` is the served model ("name:version"), `model` the network to call ("folder:version"),
+    `shape` that of one row's input.
     """
 
     stage: Stage

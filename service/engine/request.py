@@ -131,9 +131,9 @@ def networks_of(artifact: Artifact, task: ServedTask, size: Size) -> Networks:
     """What calls for a task cost by, for an encoder's input of `size`."""
     latent = artifact.latent.shape(size)
     return Networks(
-        Network(task.encoder, (3, *size)),
-        Network(artifact.denoiser, latent),
-        Network(artifact.decoder, latent),
+        Network(artifact.network(task.encoder), (3, *size)),
+        Network(artifact.network(artifact.denoiser), latent),
+        Network(artifact.network(artifact.decoder), latent),
     )
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from service.api.catalog import Catalog, model_key
+from service.api.catalog import Catalog
 from service.core.tasks import TASKS
 from service.errors import InvalidField
 from tests.support.tiny_repository import tiny_artifact
@@ -44,4 +44,4 @@ def test_a_model_without_the_task_names_those_with_it():
     with pytest.raises(InvalidField) as caught:
         catalog.resolve("c", TASKS["flow"])
     assert caught.value.limit == "a:1"
-    assert model_key(catalog.resolve("c", TASKS["depth"])[0]) == "c:1"
+    assert catalog.resolve("c", TASKS["depth"])[0].key == "c:1"

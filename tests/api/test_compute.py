@@ -156,7 +156,7 @@ async def test_budgets_of_time_count_what_was_spent_already(desk, monkeypatch):
     desk.clock.jump(0.0)
     assert (await ask(desk, budget_ms=400)).status_code == 200
     networks, components, terms = desk.engine.paced[-1]
-    assert networks.encoder.model == "tiny_depth_encoder"
+    assert networks.encoder.model == "tiny_depth_encoder:1"
     assert (components, terms.priority) == (1, "normal")
 
 

@@ -55,7 +55,8 @@ def _values(value: str, tokens: Iterator[str]) -> list[Any]:
 def disagreements(config: Message, network: str, signature: Signature) -> list[str]:
     """Everything that Triton would see differently from the service."""
     wrong = []
-    if config.get("name", [network]) != [network]:
+    folder = network.partition(":")[0]
+    if config.get("name", [folder]) != [folder]:
         wrong.append(f"name {config['name']}")
     if config.get("backend") != ["onnxruntime"]:
         wrong.append(f"backend {config.get('backend')}")
@@ -86,7 +87,7 @@ def agrees(stated: Message, tensor: Tensor) -> bool:
 
 
 def shipped() -> list[Artifact]:
-    if not list(REPOSITORY.glob("*_denoiser/artifact.json")):
+    if not list(REPOSITORY.glob("*_denoiser/*/artifact.json")):
         return []
     return [model.artifact for model in load_repository(REPOSITORY).values()]
 
@@ -97,7 +98,9 @@ def test_shipped_configurations_agree_with_their_artifact():
         pytest.skip("no model is exported to model_repo/")
     for artifact in artifacts:
         for network, signature in model_tensors(artifact).items():
-            config = parse_text_proto((REPOSITORY / network / "config.pbtxt").read_text())
+            config = parse_text_proto(
+                (REPOSITORY / network.rpartition(":")[0] / "config.pbtxt").read_text()
+            )
             assert disagreements(config, network, signature) == [], network
 
 
@@ -136,7 +139,7 @@ dynamic_batching { max_queue_delay_microseconds: 100 }
     ],
 )
 def test_a_disagreement_is_noticed(old, new):
-    signature = model_tensors(tiny_artifact("tiny", 1, {}))["tiny_denoiser"]
-    assert disagreements(parse_text_proto(GOOD), "tiny_denoiser", signature) == []
+    signature = model_tensors(tiny_artifact("tiny", 1, {}))["tiny_denoiser:1"]
+    assert disagreements(parse_text_proto(GOOD), "tiny_denoiser:1", signature) == []
     changed = parse_text_proto(GOOD.replace(old, new))
-    assert disagreements(changed, "tiny_denoiser", signature) != []
+    assert disagreements(changed, "tiny_denoiser:1", signature) != []

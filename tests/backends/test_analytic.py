@@ -35,7 +35,7 @@ async def test_every_prediction_type_means_the_same_x_0(
     x_t = generator.standard_normal((3, 4, 8, 8), dtype=np.float32)
     condition = generator.uniform(-1, 1, (3, 6, 8, 8)).astype(np.float32)
     out = await backend.workers[0].run(
-        "tiny_denoiser", {"noisy": x_t, "condition": condition, "timestep": t, "task": t * 0}
+        "tiny_denoiser:1", {"noisy": x_t, "condition": condition, "timestep": t, "task": t * 0}
     )
     alpha_bar = schedule.build().alpha_bar[t][:, None, None, None]
     signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
@@ -53,10 +53,10 @@ async def test_the_decoder_shows_the_picture_that_was_encoded(model: ServedModel
     backend = AnalyticBackend([model.artifact])
     image = make_picture(3)[None]
     condition = await backend.workers[0].run(
-        "tiny_depth_encoder", {"image": image, "task": np.array([0])}
+        "tiny_depth_encoder:1", {"image": image, "task": np.array([0])}
     )
     assert condition.shape == (1, 6, 8, 8)
     np.testing.assert_array_equal(condition[:, :3], image[:, :, ::8, ::8])
-    shown = await backend.workers[0].run("tiny_decoder", {"latent": condition[:, :4]})
+    shown = await backend.workers[0].run("tiny_decoder:1", {"latent": condition[:, :4]})
     np.testing.assert_array_equal(shown[:, :, ::8, ::8], image[:, :, ::8, ::8])
     await backend.close()

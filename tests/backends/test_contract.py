@@ -18,11 +18,11 @@ MAKERS: dict[str, Callable[[ServedModel], Backend]] = {
     "analytic": lambda model: AnalyticBackend([model.artifact], num_workers=2),
 }
 NETWORKS = (
-    "tiny_depth_encoder",
-    "tiny_flow_encoder",
-    "tiny_amodal_encoder",
-    "tiny_denoiser",
-    "tiny_decoder",
+    "tiny_depth_encoder:1",
+    "tiny_flow_encoder:1",
+    "tiny_amodal_encoder:1",
+    "tiny_denoiser:1",
+    "tiny_decoder:1",
 )
 
 
@@ -64,20 +64,22 @@ async def test_outputs_are_as_declared_and_rows_do_not_see_their_mates(
 
 
 async def test_calls_at_once_do_not_mix(backend: Backend, model: ServedModel) -> None:
-    signature = model_tensors(model.artifact)["tiny_denoiser"]
+    signature = model_tensors(model.artifact)["tiny_denoiser:1"]
     batches = [make_inputs(signature, rows=1 + seed % 3, seed=seed) for seed in range(12)]
     first = backend.workers[0]
-    apart = [await first.run("tiny_denoiser", batch) for batch in batches]
+    apart = [await first.run("tiny_denoiser:1", batch) for batch in batches]
     turns = zip(itertools.cycle(backend.workers), batches)
-    at_once = await asyncio.gather(*(worker.run("tiny_denoiser", batch) for worker, batch in turns))
+    at_once = await asyncio.gather(
+        *(worker.run("tiny_denoiser:1", batch) for worker, batch in turns)
+    )
     for one, other in zip(apart, at_once, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 async def test_inputs_are_left_as_they_were(backend: Backend, model: ServedModel) -> None:
-    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser"], rows=2)
+    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser:1"], rows=2)
     before = {name: array.copy() for name, array in inputs.items()}
-    await backend.workers[-1].run("tiny_denoiser", inputs)
+    await backend.workers[-1].run("tiny_denoiser:1", inputs)
     for name, array in inputs.items():
         np.testing.assert_array_equal(array, before[name])
 
@@ -99,7 +101,7 @@ async def test_workers_have_names_of_their_own_and_say_what_they_are(backend: Ba
 
 
 async def test_workers_of_one_device_answer_alike(backend: Backend, model: ServedModel) -> None:
-    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser"], rows=3)
-    answers = [await worker.run("tiny_denoiser", inputs) for worker in backend.workers]
+    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser:1"], rows=3)
+    answers = [await worker.run("tiny_denoiser:1", inputs) for worker in backend.workers]
     for answer in answers:
         np.testing.assert_array_equal(answer, answers[0])

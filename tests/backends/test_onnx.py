@@ -26,11 +26,11 @@ async def test_the_tiny_networks_compute_what_they_say(model: ServedModel) -> No
     (worker,) = backend.workers
     images = np.stack([make_picture(1), make_picture(2)])
     prompts = np.stack([make_picture(3), make_picture(4)])
-    flow = await worker.run("tiny_flow_encoder", {"image": images, "prompt": prompts})
+    flow = await worker.run("tiny_flow_encoder:1", {"image": images, "prompt": prompts})
     joined = np.concatenate([patch_means(images), patch_means(prompts)], axis=1)
     np.testing.assert_allclose(flow, joined, atol=1e-6)
     labels = np.array([2, 0])
-    depth = await worker.run("tiny_depth_encoder", {"image": images, "task": labels})
+    depth = await worker.run("tiny_depth_encoder:1", {"image": images, "task": labels})
     shift = tiny.LABEL_SHIFT * labels[:, None, None, None]
     np.testing.assert_allclose(depth[:, :3], patch_means(images) + shift, atol=1e-6)
 
@@ -38,7 +38,7 @@ async def test_the_tiny_networks_compute_what_they_say(model: ServedModel) -> No
     t, task = np.array([0, 300, 700, 999]), np.arange(4)
     condition = flow[[0, 1, 0, 1]]
     inputs = {"noisy": noisy, "condition": condition, "timestep": t, "task": task}
-    v = await worker.run("tiny_denoiser", inputs)
+    v = await worker.run("tiny_denoiser:1", inputs)
     alpha_bar = tiny.SCHEDULE.build().alpha_bar[t][:, None, None, None]
     signal, noise = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)
     mean = tiny.SCALE * np.tanh(np.einsum("bck,bkhw->bchw", tiny.TARGETS[task], condition))
@@ -48,7 +48,7 @@ async def test_the_tiny_networks_compute_what_they_say(model: ServedModel) -> No
     np.testing.assert_allclose(x_0, mean + weight * (noisy - signal * mean), atol=1e-5)
 
     latent = np.random.default_rng(1).standard_normal((2, 4, 8, 8), dtype=np.float32)
-    image = await worker.run("tiny_decoder", {"latent": latent})
+    image = await worker.run("tiny_decoder:1", {"latent": latent})
     centres = image[:, :, 3:5, 3:5].mean(axis=(2, 3))
     np.testing.assert_allclose(centres, latent[:, :3, 0, 0], atol=0.35)
     np.testing.assert_allclose(image[:, :, 0, 0], latent[:, :3, 0, 0], atol=1e-6)
@@ -107,10 +107,10 @@ def test_a_file_that_is_no_network_is_refused(model: ServedModel, own_repository
 async def test_a_call_that_fails_names_the_network(model: ServedModel) -> None:
     backend = OnnxBackend([model], threads=1)
     (worker,) = backend.workers
-    with pytest.raises(BackendError, match="tiny_decoder failed"):
-        await worker.run("tiny_decoder", {"latent": np.zeros((1, 5, 8, 8), np.float32)})
+    with pytest.raises(BackendError, match="tiny_decoder:1 failed"):
+        await worker.run("tiny_decoder:1", {"latent": np.zeros((1, 5, 8, 8), np.float32)})
     latent = np.zeros((1, 4, 8, 8), np.float32)
-    assert (await worker.run("tiny_decoder", {"latent": latent})).shape == (1, 3, 64, 64)
+    assert (await worker.run("tiny_decoder:1", {"latent": latent})).shape == (1, 3, 64, 64)
     await backend.close()
 
 

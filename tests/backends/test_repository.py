@@ -10,7 +10,7 @@ import pytest
 from service.backends.repository import RepositoryError, load_repository
 from tests.support.tiny_repository import build_tiny_repository
 
-ARTIFACT = "tiny_denoiser/artifact.json"
+ARTIFACT = "tiny_denoiser/1/artifact.json"
 
 
 def edit(repository: Path, **changes: Any) -> None:
@@ -26,13 +26,13 @@ def test_finds_every_model_and_its_networks(own_repository: Path) -> None:
     tiny = models["tiny:1"]
     assert tiny.folder == own_repository
     assert set(tiny.networks) == {
-        "tiny_depth_encoder",
-        "tiny_flow_encoder",
-        "tiny_amodal_encoder",
-        "tiny_denoiser",
-        "tiny_decoder",
+        "tiny_depth_encoder:1",
+        "tiny_flow_encoder:1",
+        "tiny_amodal_encoder:1",
+        "tiny_denoiser:1",
+        "tiny_decoder:1",
     }
-    assert tiny.onnx_file("tiny_decoder") == own_repository / "tiny_decoder/1/model.onnx"
+    assert tiny.onnx_file("tiny_decoder:1") == own_repository / "tiny_decoder/1/model.onnx"
 
 
 def test_the_same_repository_is_built_every_time(own_repository: Path, tmp_path: Path) -> None:
@@ -42,7 +42,9 @@ def test_the_same_repository_is_built_every_time(own_repository: Path, tmp_path:
 
 @pytest.mark.parametrize("folder", [".", "missing"])
 def test_an_empty_or_missing_folder_says_what_to_do(tmp_path: Path, folder: str) -> None:
-    with pytest.raises(RepositoryError, match=r"no \*_denoiser/artifact.json in .*point the model"):
+    with pytest.raises(
+        RepositoryError, match=r"no \*_denoiser/\*/artifact.json in .*point the model"
+    ):
         load_repository(tmp_path / folder)
 
 
@@ -67,19 +69,18 @@ def test_a_network_that_nobody_vouches_for_is_refused(own_repository: Path) -> N
         load_repository(own_repository)
 
 
-def test_a_newer_version_beside_the_listed_one_is_refused(own_repository: Path) -> None:
+def test_versions_lie_side_by_side_and_strangers_are_passed_over(own_repository: Path) -> None:
+    build_tiny_repository(own_repository, version=2)
     decoder = own_repository / "tiny_decoder"
-    shutil.copytree(decoder / "1", decoder / "10")
-    with pytest.raises(RepositoryError, match=r"tiny_decoder/10/model.onnx is not among"):
-        load_repository(own_repository)
+    shutil.copytree(decoder / "1", decoder / "10")  # half of a copy: no artifact names it
+    models = load_repository(own_repository)
+    assert list(models) == ["tiny:1", "tiny:2"]
+    assert models["tiny:2"].onnx_file("tiny_decoder:2") == decoder / "2/model.onnx"
 
 
-def test_an_artifact_without_its_networks_is_refused(own_repository: Path) -> None:
+def test_a_network_without_files_is_refused(own_repository: Path) -> None:
     shutil.rmtree(own_repository / "tiny_decoder")
-    artifact = json.loads((own_repository / ARTIFACT).read_text())
-    del artifact["files"]["tiny_decoder/1/model.onnx"]
-    edit(own_repository, files=artifact["files"])
-    with pytest.raises(RepositoryError, match=r"has no 1/model.onnx: copy the whole"):
+    with pytest.raises(RepositoryError, match=r"tiny_decoder/1/model.onnx .*copy the whole"):
         load_repository(own_repository)
 
 
@@ -109,9 +110,16 @@ def test_an_artifact_in_a_foreign_folder_is_refused(own_repository: Path) -> Non
         load_repository(own_repository)
 
 
+def test_an_artifact_in_a_foreign_version_is_refused(own_repository: Path) -> None:
+    denoiser = own_repository / "tiny_denoiser"
+    shutil.copytree(denoiser / "1", denoiser / "2")
+    with pytest.raises(RepositoryError, match=r"2/artifact.json describes version 1"):
+        load_repository(own_repository)
+
+
 def test_two_models_of_one_name_and_version_are_refused(own_repository: Path) -> None:
     build_tiny_repository(own_repository, name="other")
-    path = own_repository / "other_denoiser/artifact.json"
+    path = own_repository / "other_denoiser/1/artifact.json"
     path.write_text(path.read_text().replace('"name": "other"', '"name": "tiny"'))
     with pytest.raises(RepositoryError, match=r"second tiny:1"):
         load_repository(own_repository)

@@ -108,7 +108,7 @@ class RequestLevel:
         uploads = take_uploads({"image": data}, TASKS["depth"], _LIMITS)
         inputs = prepare_inputs(uploads, artifact.encoder(served.encoder))
         request = PredictionRequest(
-            model=self.model.key,
+            model=self.model.artifact.key,
             artifact=artifact,
             task=served,
             image=inputs.images[0].values,

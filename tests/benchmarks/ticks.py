@@ -70,7 +70,7 @@ def depth_request(
     served = model.artifact.served("depth")
     encoder = model.artifact.encoder(served.encoder)
     return PredictionRequest(
-        model=model.key,
+        model=model.artifact.key,
         artifact=model.artifact,
         task=served,
         image=_picture(*encoder.size.example),

@@ -77,8 +77,28 @@ def test_every_number_and_text_survives_exactly(beta, error, text, version):
         description=text,
         provenance={text: text},
         version=version,
+        files={f"small_encoder/{version}/model.onnx": "0" * 64},
     )
     assert load_artifact(dump_artifact(artifact)) == artifact
+
+
+def test_a_checksum_is_of_one_networks_files_whatever_their_order():
+    digests = {
+        "a/3/model.onnx": "1" * 64,
+        "a/3/model.onnx.data": "2" * 64,
+        "b/3/model.onnx": "3" * 64,
+    }
+    artifact = dataclasses.replace(small_artifact(), files=digests)
+    turned = dataclasses.replace(artifact, files=dict(reversed(digests.items())))
+    assert artifact.checksum("a") == turned.checksum("a") != artifact.checksum("b")
+    changed = dataclasses.replace(artifact, files=digests | {"a/3/model.onnx.data": "4" * 64})
+    assert changed.checksum("a") != artifact.checksum("a")
+    assert changed.checksum("b") == artifact.checksum("b")
+
+
+def test_files_of_another_version_are_refused():
+    with pytest.raises(ArtifactError, match="must lie under NETWORK/3/"):
+        dataclasses.replace(small_artifact(), files={"a/1/model.onnx": "0" * 64})
 
 
 def test_an_integer_does_for_a_float():
@@ -160,7 +180,7 @@ def test_every_unknown_field_is_named(path):
         (("tasks", 0, "components", 0, "channels", "depth"), [3]),
         (("tasks", 0, "encoding", "kind"), "normals"),
         (("tasks", 1, "encoding", "divisor_x"), 0),
-        (("files", "small_encoder/1/model.onnx"), "abc"),
+        (("files", "small_encoder/3/model.onnx"), "abc"),
     ],
 )
 def test_impossible_values_are_named(path, value):

@@ -21,9 +21,9 @@ from tests.support.scripted_backend import ScriptedBackend
 CALL_S = 0.1  # of every network; batches are worth nothing
 LATENT = (4, 8, 8)
 NETWORKS = (
-    Network("tiny_depth_encoder", (3, 64, 64)),
-    Network("tiny_denoiser", LATENT),
-    Network("tiny_decoder", LATENT),
+    Network("tiny_depth_encoder:1", (3, 64, 64)),
+    Network("tiny_denoiser:1", LATENT),
+    Network("tiny_decoder:1", LATENT),
 )
 
 
@@ -86,7 +86,7 @@ async def test_a_missed_deadline_frees_the_rows(model: ServedModel) -> None:
         call.release.set()
         backend.let_go()
         await engine.predict(request)
-    assert [c.model for c in backend.calls].count("tiny_depth_encoder") == 2
+    assert [c.model for c in backend.calls].count("tiny_depth_encoder:1") == 2
     assert len(backend.calls) == 4  # of the late one, the encoder only
 
 

@@ -43,7 +43,7 @@ async def obvious_fields(worker: Worker, request: PredictionRequest) -> dict[str
         encode["prompt"] = request.prompt[None]
     if request.encoder.label:
         encode["task"] = np.array([request.task.encoder_label])
-    condition = await worker.run(request.encoder.model, encode)
+    condition = await worker.run(artifact.network(request.encoder.model), encode)
     alpha_bar = artifact.schedule.build().alpha_bar
     fields: dict[str, list[np.ndarray]] = {}
     for index, component in enumerate(request.task.components):
@@ -52,13 +52,13 @@ async def obvious_fields(worker: Worker, request: PredictionRequest) -> dict[str
             for t, t_prev in artifact.schedule.step_pairs(plan.steps):
                 inputs = {"noisy": x.astype(np.float32), "condition": condition}
                 inputs |= {"timestep": np.array([t]), "task": np.array([component.label])}
-                v = await worker.run(artifact.denoiser, inputs)
+                v = await worker.run(artifact.network(artifact.denoiser), inputs)
                 now, then = alpha_bar[t], alpha_bar[t_prev] if t_prev >= 0 else 1.0
                 x_0 = np.sqrt(now) * x - np.sqrt(1 - now) * v
                 eps = np.sqrt(now) * v + np.sqrt(1 - now) * x
                 x = np.sqrt(then) * x_0 + np.sqrt(1 - then) * eps
             latent = (x / artifact.latent.scale).astype(np.float32)
-            image = (await worker.run(artifact.decoder, {"latent": latent}))[0]
+            image = (await worker.run(artifact.network(artifact.decoder), {"latent": latent}))[0]
             for name, channels in component.channels.items():
                 fields.setdefault(name, []).append(np.mean([image[c] for c in channels], axis=0))
     return {name: np.stack(planes) for name, planes in fields.items()}
@@ -153,10 +153,10 @@ async def test_inputs_agree_with_the_contract_of_the_exported_model(
     backend = ScriptedBackend(onnx)
     async with running(Engine(backend, EngineLimits(image_rows=3), costs=WideCosts())) as engine:
         await asyncio.gather(*(engine.predict(make_request(model, seed=s)) for s in range(4)))
-    encodes = [call for call in backend.calls if call.model == "tiny_depth_encoder"]
+    encodes = [call for call in backend.calls if call.model == "tiny_depth_encoder:1"]
     assert [call.rows for call in encodes] == [1, 3]  # the later ones waited and went together
     assert encodes[1].inputs["task"].tolist() == [2, 2, 2]
-    decodes = [call for call in backend.calls if call.model == "tiny_decoder"]
+    decodes = [call for call in backend.calls if call.model == "tiny_decoder:1"]
     assert sum(call.rows for call in decodes) == 8
     assert max(call.rows for call in decodes) == 3
 

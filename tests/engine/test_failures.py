@@ -45,15 +45,15 @@ async def test_a_cancelled_request_frees_its_rows_within_a_step(
     kept = make_request(model, "flow", steps=4, members=2)
     async with running(engine):
         huge = asyncio.create_task(engine.predict(make_request(model, steps=200, members=20)))
-        step = await next_call(backend, "tiny_denoiser")
+        step = await next_call(backend, "tiny_denoiser:1")
         other = asyncio.create_task(engine.predict(kept))
         step.release.set()
         step = await backend.arrived.get()  # the encoder call of the other request
         step.release.set()
-        step = await next_call(backend, "tiny_denoiser")
+        step = await next_call(backend, "tiny_denoiser:1")
         while FLOW_LABEL not in step.inputs["task"]:
             step.release.set()
-            step = await next_call(backend, "tiny_denoiser")
+            step = await next_call(backend, "tiny_denoiser:1")
         assert set(step.inputs["task"]) == {0, FLOW_LABEL}  # both are in the call under way
         assert engine.stats().evaluations > 3000
 
@@ -70,7 +70,7 @@ async def test_a_cancelled_request_frees_its_rows_within_a_step(
                 arrival.cancel()
                 break
             call = arrival.result()
-            if call.model == "tiny_denoiser":
+            if call.model == "tiny_denoiser:1":
                 assert set(call.inputs["task"]) == {FLOW_LABEL}, "a freed row took a step"
             call.release.set()
         result = await other
@@ -94,9 +94,9 @@ async def test_a_request_cancelled_before_its_turn_costs_nothing(
         backend.let_go()
         await first
     assert {call.model for call in backend.calls} == {
-        "tiny_depth_encoder",
-        "tiny_denoiser",
-        "tiny_decoder",
+        "tiny_depth_encoder:1",
+        "tiny_denoiser:1",
+        "tiny_decoder:1",
     }
 
 
@@ -111,7 +111,7 @@ async def test_a_broken_call_fails_only_the_request_that_breaks_it_alone(
     poison = (await given_to_networks(onnx, bad))[stage]
 
     def fail(call: Call) -> bool:
-        if not call.model.endswith(stage):
+        if not call.model.endswith(f"{stage}:1"):
             return False
         rows = call.inputs["latent" if stage == "decoder" else "condition"]
         return bool((np.abs(rows[:, None] - poison).max(axis=(2, 3, 4)) < BOUND).any())
@@ -121,7 +121,7 @@ async def test_a_broken_call_fails_only_the_request_that_breaks_it_alone(
     async with running(engine):
         results = await asyncio.gather(*map(engine.predict, (bad, *good)), return_exceptions=True)
     assert isinstance(results[0], EngineError)
-    assert f"tiny_{stage} was told to fail" in str(results[0])
+    assert f"tiny_{stage}:1 was told to fail" in str(results[0])
     for request, result in zip(good, results[1:], strict=True):
         assert isinstance(result, EngineResult)
         assert_close(result.fields, (await alone(onnx, request)).fields)
@@ -144,7 +144,7 @@ async def test_a_failure_that_passes_is_retried_once(model: ServedModel, onnx: O
     failures = iter([False, True])  # the first step goes well, the second does not at first
 
     def fail(call: Call) -> bool:
-        return call.model == "tiny_denoiser" and next(failures, False)
+        return call.model == "tiny_denoiser:1" and next(failures, False)
 
     engine = Engine(ScriptedBackend(onnx, fail=fail), costs=WideCosts())
     requests = [make_request(model, "flow"), make_request(model, "amodal")]
@@ -164,7 +164,7 @@ async def test_a_row_that_is_never_finite_fails_its_own_request(
     bad["denoiser"] = (await given_to_networks(onnx, requests[2]))["denoiser"][0]
 
     def spoil(call: Call, output: np.ndarray) -> np.ndarray:
-        if call.model.endswith(stage):
+        if call.model.endswith(f"{stage}:1"):
             given = call.inputs["image" if stage == "encoder" else "condition"]
             output[np.abs(given - bad[stage]).max(axis=(1, 2, 3)) < BOUND, 0, 3, 3] = np.nan
         return output
@@ -186,10 +186,10 @@ async def test_a_wrong_output_is_an_error_not_a_wrong_answer(
     model: ServedModel, onnx: OnnxBackend, spoiled: np.ndarray
 ) -> None:
     def spoil(call: Call, output: np.ndarray) -> np.ndarray:
-        return spoiled if call.model == "tiny_decoder" else output
+        return spoiled if call.model == "tiny_decoder:1" else output
 
     async with running(Engine(ScriptedBackend(onnx, spoil=spoil))) as engine:
-        with pytest.raises(EngineError, match="tiny_decoder returned"):
+        with pytest.raises(EngineError, match="tiny_decoder:1 returned"):
             await engine.predict(make_request(model))
 
 
@@ -197,12 +197,12 @@ async def test_a_defect_in_a_backend_leaves_nobody_waiting(
     model: ServedModel, onnx: OnnxBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     def spoil(call: Call, output: np.ndarray) -> np.ndarray:
-        if call.model == "tiny_denoiser" and FLOW_LABEL in call.inputs["task"]:
+        if call.model == "tiny_denoiser:1" and FLOW_LABEL in call.inputs["task"]:
             raise ZeroDivisionError
         return output
 
     async with running(Engine(ScriptedBackend(onnx, spoil=spoil))) as engine:
-        with pytest.raises(EngineError, match="tiny_denoiser failed"):
+        with pytest.raises(EngineError, match="tiny_denoiser:1 failed"):
             await engine.predict(make_request(model, "flow"))
         await engine.predict(make_request(model))  # and the engine goes on
     assert "ZeroDivisionError" in caplog.text
@@ -229,7 +229,7 @@ async def test_a_short_request_is_not_starved_by_a_huge_one(
     backend = ScriptedBackend(onnx, held=True)
     async with running(Engine(backend, EngineLimits(batch_rows=8), costs=WideCosts())) as engine:
         huge = asyncio.create_task(engine.predict(make_request(model, steps=200, members=20)))
-        step = await next_call(backend, "tiny_denoiser")
+        step = await next_call(backend, "tiny_denoiser:1")
         short = asyncio.create_task(engine.predict(make_request(model, "flow", steps=1, members=1)))
         await asyncio.sleep(0)
         before = len(backend.calls)
@@ -287,10 +287,10 @@ async def test_stopping_fails_the_waiting_and_lets_calls_return(
 async def test_a_failed_batch_is_not_retried_for_a_client_that_has_gone(
     model: ServedModel, onnx: OnnxBackend
 ) -> None:
-    backend = ScriptedBackend(onnx, held=True, fail=lambda call: call.model == "tiny_denoiser")
+    backend = ScriptedBackend(onnx, held=True, fail=lambda call: call.model == "tiny_denoiser:1")
     async with running(Engine(backend)) as engine:
         answer = asyncio.create_task(engine.predict(make_request(model)))
-        step = await next_call(backend, "tiny_denoiser")
+        step = await next_call(backend, "tiny_denoiser:1")
         answer.cancel()
         await asyncio.wait([answer])
         step.release.set()
@@ -306,7 +306,7 @@ async def test_evaluations_count_down_as_steps_are_taken(
         answer = asyncio.create_task(engine.predict(make_request(model, steps=4, members=2)))
         left = []
         for _ in range(4):
-            step = await next_call(backend, "tiny_denoiser")
+            step = await next_call(backend, "tiny_denoiser:1")
             left.append(engine.stats().evaluations)
             step.release.set()
         assert left == [8, 6, 4, 2]

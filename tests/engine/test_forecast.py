@@ -22,9 +22,9 @@ from tests.support.requests import make_request
 FIXED_S, ROW_S = 0.004, 0.001  # of a call, and of each of its rows
 LATENT = (4, 8, 8)
 NETWORKS = Networks(
-    Network("tiny_depth_encoder", (3, 64, 64)),
-    Network("tiny_denoiser", LATENT),
-    Network("tiny_decoder", LATENT),
+    Network("tiny_depth_encoder:1", (3, 64, 64)),
+    Network("tiny_denoiser:1", LATENT),
+    Network("tiny_decoder:1", LATENT),
 )
 
 

@@ -36,7 +36,7 @@ def request(artifact: Artifact, size: tuple[int, int], seed: int = 0) -> Predict
     task = artifact.served("depth")
     picture = np.random.default_rng(seed).uniform(-1, 1, (3, *size)).astype(np.float32)
     plan = Plan(2, 3, seed)
-    return PredictionRequest("small:3", artifact, task, picture, None, plan, task.components)
+    return PredictionRequest(artifact.key, artifact, task, picture, None, plan, task.components)
 
 
 class Recorded(AnalyticBackend):
@@ -44,9 +44,9 @@ class Recorded(AnalyticBackend):
 
     shapes: list[tuple[int, ...]]
 
-    def answer(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def answer(self, network: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         self.shapes = [*getattr(self, "shapes", []), next(iter(inputs.values())).shape]
-        return super().answer(model, inputs)
+        return super().answer(network, inputs)
 
 
 async def test_requests_of_several_shapes_are_answered_as_if_alone():

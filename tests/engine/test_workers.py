@@ -47,7 +47,7 @@ async def until(happened: Callable[[], bool]) -> None:
 
 
 def is_denoiser(call: Call) -> bool:
-    return call.model == "tiny_denoiser"
+    return call.model == "tiny_denoiser:1"
 
 
 async def test_an_ensemble_spreads_over_idle_workers_a_row_each(model: ServedModel) -> None:
@@ -118,7 +118,7 @@ async def test_a_worker_that_answers_nonsense_changes_no_answer(
 ) -> None:
     def spoil(call: Call, output: np.ndarray) -> np.ndarray:
         # what size a decoder gives is not declared, only that members agree
-        is_known = how != "another size" or call.model != "tiny_decoder"
+        is_known = how != "another size" or call.model != "tiny_decoder:1"
         return SPOILS[how](output) if call.worker == "w0" and is_known else output
 
     request = make_request(model, steps=2, members=4)
@@ -159,7 +159,7 @@ async def test_a_poisonous_request_fails_alone_after_two_workers(model: ServedMo
     async with running(Engine(backend, costs=WideCosts())) as engine:
         results = await asyncio.gather(*map(engine.predict, (bad, *good)), return_exceptions=True)
         assert isinstance(results[0], EngineError)
-        assert str(results[0]) == "could not denoise: tiny_denoiser was told to fail"
+        assert str(results[0]) == "could not denoise: tiny_denoiser:1 was told to fail"
         await until(lambda: all(engine.stats().workers.values()))
     poisoned = [call for call in backend.calls if is_denoiser(call) and fail(call)]
     assert len({call.worker for call in poisoned}) >= 2

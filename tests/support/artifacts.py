@@ -98,5 +98,5 @@ def small_artifact() -> Artifact:
                 error_metric="1 - mIoU",
             ),
         ),
-        files={"small_encoder/1/model.onnx": "0" * 64},
+        files={"small_encoder/3/model.onnx": "0" * 64},
     )

@@ -32,7 +32,7 @@ def make_request(
     served = model.artifact.served(task)
     prompt = make_picture(picture + 1000) if served.prompt == "second" else None
     return PredictionRequest(
-        model=model.key,
+        model=model.artifact.key,
         artifact=model.artifact,
         task=served,
         image=make_picture(picture),

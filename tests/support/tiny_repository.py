@@ -77,13 +77,15 @@ def build_tiny_repository(folder: Path, *, name: str = "tiny", version: int = 1)
     }
     files = {}
     for model, proto in models.items():
-        path = f"{model}/1/model.onnx"
+        path = f"{model}/{version}/model.onnx"
         data = proto.SerializeToString(deterministic=True)
         (folder / path).parent.mkdir(parents=True)
         (folder / path).write_bytes(data)
         files[path] = hashlib.sha256(data).hexdigest()
     artifact = tiny_artifact(name, version, files)
-    (folder / f"{name}_denoiser" / "artifact.json").write_text(dump_artifact(artifact))
+    (folder / f"{name}_denoiser" / str(version) / "artifact.json").write_text(
+        dump_artifact(artifact)
+    )
     return folder
 
 

@@ -19,7 +19,7 @@ FORMS = ("tiny", "tiny-concatenated")
 @pytest.mark.parametrize("form", FORMS)
 async def test_a_trained_model_answers_every_task_through_the_engine(exported: Build, form: str):
     (model,) = load_repository(exported(form)).values()
-    assert model.key == "small:1"
+    assert model.artifact.key == "small:1"
     backend = OnnxBackend([model], instances=1, threads=1)
     engine = Engine(backend)
     await engine.start()
@@ -29,7 +29,7 @@ async def test_a_trained_model_answers_every_task_through_the_engine(exported: B
             encoder = model.artifact.encoder(served.encoder)
             prompt = make_picture(2, *encoder.size.example)
             request = PredictionRequest(
-                model=model.key,
+                model=model.artifact.key,
                 artifact=model.artifact,
                 task=served,
                 image=make_picture(1, *encoder.size.example),

@@ -49,9 +49,9 @@ def test_every_network_answers_as_torch_on_other_inputs_and_batches(
     round_weights(model)
     torch.manual_seed(11)
     found = networks(model, "small")
-    assert {network.name for network in found} == set(served.networks)
+    assert {served.artifact.network(network.name) for network in found} == set(served.networks)
     for network in found:
-        file = served.onnx_file(network.name)
+        file = served.onnx_file(served.artifact.network(network.name))
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         inputs = {
             key: torch.cat([value, value.flip(0)[:1]]) for key, value in network.inputs.items()
@@ -66,7 +66,9 @@ def test_every_network_answers_as_torch_on_other_inputs_and_batches(
 
 def test_triton_reads_what_the_service_reads(served: ServedModel):
     for network, signature in model_tensors(served.artifact).items():
-        config = parse_text_proto((served.folder / network / "config.pbtxt").read_text())
+        config = parse_text_proto(
+            (served.folder / network.rpartition(":")[0] / "config.pbtxt").read_text()
+        )
         assert disagreements(config, network, signature) == [], network
 
 
