@@ -2,26 +2,30 @@
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from service.api.admin import AdminKey
 from service.api.catalog import Catalog
 from service.api.images import ImageLimits
 from service.api.limits import Admission, AdmissionLimits
+from service.api.model_control import ModelControl
 from service.api.observe import ObserveRequests
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
-from service.api.routes import TransferLimits, operation_routes, prediction_routes
+from service.api.routes import TransferLimits, model_routes, operation_routes, prediction_routes
 from service.api.stopping import AnswerWhenCancelled
+from service.backends.addresses import parse_addresses
 from service.backends.analytic import AnalyticBackend
-from service.backends.base import Backend, Signature, model_tensors
-from service.backends.onnx import OnnxBackend, available_devices
-from service.backends.repository import ServedModel, load_repository
+from service.backends.base import Backend, BackendError
+from service.backends.fleet import Fleet
+from service.backends.repository import load_repository
 from service.engine.engine import Engine
 from service.engine.work import EngineLimits
 from service.metrics import Metrics
@@ -33,13 +37,16 @@ _SEED_BITS = 53  # what JSON readers that know only doubles still hold exactly
 def create_app(settings: Settings) -> FastAPI:
     """Load the models and wire the service.
 
-    Raises RepositoryError or BackendError for models that cannot be served, ValueError for a
-    default model that is not there.
+    Raises RepositoryError or BackendError for models that cannot be served, ValueError for settings
+    that contradict each other and for a default model that is not there.
     """
-    models = list(load_repository(settings.model_repo).values())
-    catalog = Catalog((model.artifact for model in models), settings.default_model)
+    backend = _backend(settings)
+    catalog = Catalog(settings.default_model)
+    catalog.show(backend.artifacts)
+    if backend.artifacts and catalog.default is None:
+        known = ", ".join(catalog.artifacts)
+        raise ValueError(f"there is no model {settings.default_model!r}; there are {known}")
     metrics = Metrics()
-    backend = _backend(settings, models)
     engine = Engine(
         backend,
         EngineLimits(
@@ -72,12 +79,8 @@ def create_app(settings: Settings) -> FastAPI:
         draw_seed=lambda: secrets.randbits(_SEED_BITS),
         clock=time.monotonic,
     )
-    networks = {
-        name: signature
-        for model in models
-        for name, signature in model_tensors(model.artifact).items()
-    }
-    life = _Life(engine, networks, backend, threads)
+    control = ModelControl(catalog, engine, backend)
+    life = _Life(control, threads)
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would cost a client its whole upload
@@ -91,8 +94,13 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(prediction_routes(predictor, admission, transfer_limits))
     app.include_router(
-        operation_routes(catalog, metrics, ready=lambda: life.ready and not engine.is_out)
+        operation_routes(
+            catalog,
+            metrics,
+            ready=lambda: life.ready and engine.has_worker and bool(catalog.artifacts),
+        )
     )
+    app.include_router(model_routes(control, AdminKey(settings.admin_key)))
     app.add_middleware(AnswerWhenCancelled)
     app.add_middleware(ObserveRequests, metrics=metrics)  # the last is the outermost: it sees all
     install_problems(app)
@@ -102,45 +110,75 @@ def create_app(settings: Settings) -> FastAPI:
 class _Life:
     """Starts and stops the parts that run, in order."""
 
-    def __init__(
-        self,
-        engine: Engine,
-        networks: Mapping[str, Signature],
-        backend: Backend,
-        threads: ThreadPoolExecutor,
-    ) -> None:
-        self._engine = engine
-        self._networks = networks
-        self._backend = backend
+    def __init__(self, control: ModelControl, threads: ThreadPoolExecutor) -> None:
+        self._control = control
         self._threads = threads
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        await self._engine.start(self._networks)
+        await self._control.open()
         self.ready = True
         try:
             yield
         finally:
             self.ready = False
-            await self._engine.stop()
-            await self._backend.close()
+            await self._control.close()
             self._threads.shutdown(cancel_futures=True)
 
 
-def _backend(settings: Settings, models: list[ServedModel]) -> Backend:
-    match settings.backend:
-        case "onnx":
-            devices = available_devices()
-            if settings.devices != "auto":
-                devices = tuple(name.strip() for name in settings.devices.split(","))
-            threads = settings.threads or None
-            return OnnxBackend(
-                models, devices=devices, instances=settings.instances, threads=threads
-            )
-        case "analytic":
-            artifacts = (model.artifact for model in models)
-            return AnalyticBackend(artifacts, num_workers=settings.instances)
+def _backend(settings: Settings) -> Backend:
+    return _BACKENDS[settings.backend](settings)
+
+
+def _onnx(settings: Settings) -> Backend:
+    from service.backends.onnx import OnnxBackend, available_devices
+
+    devices = available_devices()
+    if settings.devices != "auto":
+        devices = tuple(name.strip() for name in settings.devices.split(","))
+    return OnnxBackend(
+        load_repository(settings.model_repo).values(),
+        devices=devices,
+        instances=settings.instances,
+        threads=settings.threads or None,
+    )
+
+
+def _triton(settings: Settings) -> Backend:
+    try:
+        from service.backends.triton import Access, TritonServer
+    except ModuleNotFoundError as error:
+        raise BackendError(
+            "the triton backend needs tritonclient: pip install 'percept[triton]'"
+        ) from error
+    token = settings.triton_token
+    access = Access(
+        tls=settings.triton_tls,
+        ca_file=settings.triton_ca_file,
+        cert_file=settings.triton_cert_file,
+        key_file=settings.triton_key_file,
+        token=None if token is None else token.get_secret_value(),
+    )
+    return Fleet(
+        parse_addresses(settings.triton_urls),
+        partial(TritonServer, access),
+        refresh_s=settings.triton_refresh_s,
+        heartbeat_s=settings.triton_heartbeat_s,
+    )
+
+
+def _analytic(settings: Settings) -> Backend:
+    artifacts = [model.artifact for model in load_repository(settings.model_repo).values()]
+    return AnalyticBackend(artifacts, num_workers=settings.instances)
+
+
+# A runtime is imported by whoever chose it: a gateway before Triton needs no onnxruntime.
+_BACKENDS: Mapping[str, Callable[[Settings], Backend]] = {
+    "onnx": _onnx,
+    "triton": _triton,
+    "analytic": _analytic,
+}
 
 
 def _version() -> str:

@@ -38,6 +38,27 @@ class MalformedRequest(PerceptError):
     title = "Malformed request"
 
 
+class Unauthorized(PerceptError):
+    """A key is wanted, and there is none, or a wrong one."""
+
+    status = 401
+    title = "A key is needed"
+
+
+class Forbidden(PerceptError):
+    """This server does not do that for anybody."""
+
+    status = 403
+    title = "Not allowed here"
+
+
+class NotFound(PerceptError):
+    """What the path names does not exist."""
+
+    status = 404
+    title = "Not found"
+
+
 class UploadTooSlow(PerceptError):
     """The body did not arrive in time; the place it held was given to others."""
 
@@ -85,6 +106,13 @@ class ModelFailed(PerceptError):
 
     status = 502
     title = "The model failed"
+
+
+class ModelNotLoaded(PerceptError):
+    """A model could not be loaded or unloaded; what was served before still is."""
+
+    status = 502
+    title = "The models are as they were"
 
 
 class NotReady(PerceptError):

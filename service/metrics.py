@@ -1,6 +1,8 @@
 """What the service counts, for Prometheus. One registry per application, none global."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -13,6 +15,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._workers: list[Counter] = []
         self.requests = Counter(
             "percept_http_requests",
             "HTTP requests answered; status 499 is a client that hung up.",
@@ -65,6 +68,10 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.worker_batches = self._per_worker("batches", "Calls that a worker answered.")
+        self.worker_rows = self._per_worker("rows", "Rows that a worker answered.")
+        self.worker_seconds = self._per_worker("busy_seconds", "Seconds inside a worker's calls.")
+        self.worker_errors = self._per_worker("errors", "Calls that failed, hung or gave nonsense.")
         self.worker_up = Gauge(
             "percept_worker_up",
             "1 while a worker is given calls, 0 while it is down.",
@@ -88,14 +95,33 @@ class Metrics:
         self.pending_evaluations.set_function(evaluations)
         self.drain_seconds.set_function(drain_s)
 
-    def worker_changed(self, name: str, up: bool) -> None:
-        """Note that a worker came up or went down; the engine's observer."""
-        self.worker_up.labels(name).set(up)
+    def worker_changed(self, name: str, condition: Literal["up", "down", "leaving"]) -> None:
+        """Note that a worker came up, went down or leaves; the engine's observer."""
+        if condition != "leaving":
+            self.worker_up.labels(name).set(condition == "up")
+            return
+        # Addresses of servers come and go without end: what has gone is forgotten.
+        for series in (self.worker_up, *self._workers):
+            with suppress(KeyError):
+                series.remove(name)
 
-    def model_call(self, stage: str, rows: int, seconds: float) -> None:
+    def call_failed(self, worker: str, stage: str) -> None:
+        """Count a call that gave nothing of use; the engine's observer."""
+        del stage
+        self.worker_errors.labels(worker).inc()
+
+    def model_call(self, worker: str, stage: str, rows: int, seconds: float) -> None:
         """Count one call of a network; the engine's observer."""
+        self.worker_batches.labels(worker).inc()
+        self.worker_rows.labels(worker).inc(rows)
+        self.worker_seconds.labels(worker).inc(seconds)
         self.call_seconds.labels(stage).observe(seconds)
         self.call_rows.labels(stage).observe(rows)
+
+    def _per_worker(self, name: str, text: str) -> Counter:
+        counter = Counter(f"percept_worker_{name}", text, ["worker"], registry=self.registry)
+        self._workers.append(counter)
+        return counter
 
     def exposition(self) -> bytes:
         """Return every metric in Prometheus' text format."""

@@ -6,7 +6,7 @@ Only the composition root and the command line read this; all other parts are ha
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -26,8 +26,35 @@ class Settings(BaseSettings):
     model_repo: Path = Path("model_repo")
     """Folder of the model repository; `*_denoiser/V/artifact.json` in it is a served model."""
 
-    backend: Literal["onnx", "analytic"] = "onnx"
-    """`onnx` runs the models with onnxruntime; `analytic` is a closed-form fake, for trials."""
+    backend: Literal["onnx", "triton", "analytic"] = "onnx"
+    """`onnx` runs the models in process, `triton` on Triton servers, `analytic` fakes them."""
+
+    admin_key: SecretStr | None = None
+    """Key that `POST /models/{name}/load` and `unload` ask for; unset, nobody may."""
+
+    triton_urls: str = ""
+    """Triton servers, `host:port` of gRPC, several with commas; a host name may mean several."""
+
+    triton_refresh_s: float = Field(default=5.0, gt=0)
+    """Seconds after which host names are resolved and the servers' models looked at again."""
+
+    triton_heartbeat_s: float = Field(default=1.0, gt=0)
+    """Seconds between two questions whether a Triton server lives; it has twice that to answer."""
+
+    triton_tls: bool = False
+    """Whether Triton servers are spoken to by TLS; on with any of the three files below."""
+
+    triton_ca_file: Path | None = None
+    """PEM file of the authority that signed the servers' certificates; unset, the system's."""
+
+    triton_cert_file: Path | None = None
+    """PEM file of the certificate that this gateway shows to Triton servers."""
+
+    triton_key_file: Path | None = None
+    """PEM file of that certificate's key."""
+
+    triton_token: SecretStr | None = None
+    """Sent to Triton servers as `authorization: Bearer`; never without TLS but to loopback."""
 
     default_model: str | None = None
     """Model (`name` or `name:version`) for requests that name none; unset, the first by name."""

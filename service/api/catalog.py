@@ -4,31 +4,46 @@ from collections.abc import Iterable, Mapping
 
 from service.core.artifact import Artifact, ServedTask
 from service.core.tasks import Task, TaskName
-from service.errors import InvalidField
+from service.errors import InvalidField, Unavailable
+
+_LOOK_AGAIN_S = 1
 
 
 class Catalog:
-    """The served models; a name without a version means its newest.
+    """The served models, which come and go; a name without a version means its newest.
 
-    `default` is the model for requests that name none: the first by name when None is given. Raises
-    ValueError when there is no model at all or the default is not among them.
+    `chosen` is the model for requests that name none: the first by name when None is given.
     """
 
-    def __init__(self, artifacts: Iterable[Artifact], default: str | None = None) -> None:
+    def __init__(self, chosen: str | None = None) -> None:
+        self._chosen = chosen
+        self.artifacts: Mapping[str, Artifact] = {}
+        self._newest: Mapping[str, Artifact] = {}
+
+    def show(self, artifacts: Iterable[Artifact]) -> None:
+        """Serve these, and no others, to requests that come from now on."""
         ordered = sorted(artifacts, key=lambda artifact: (artifact.name, -artifact.version))
-        if not ordered:
-            raise ValueError("there is no model to serve")
-        self.artifacts: Mapping[str, Artifact] = {a.key: a for a in ordered}
+        self.artifacts = {a.key: a for a in ordered}
         self._newest = {a.name: a for a in reversed(ordered)}
-        self.default = ordered[0] if default is None else self._find(default)
+
+    @property
+    def default(self) -> Artifact | None:
+        """The model for requests that name none, if it is there."""
+        if self._chosen is None:
+            return next(iter(self.artifacts.values()), None)
+        return self._find(self._chosen)
 
     def resolve(self, name: str | None, task: Task) -> tuple[Artifact, ServedTask]:
-        """Return the model called `name` and its row for a task; raises InvalidField."""
-        try:
-            artifact = self.default if name is None else self._find(name)
-        except ValueError as error:
+        """Return the model called `name` and its row for a task.
+
+        Raises InvalidField, and Unavailable while there is nothing to choose from.
+        """
+        artifact = self.default if name is None else self._find(name)
+        if artifact is None and (name is None or not self.artifacts):
+            raise Unavailable("No model is served at present", retry_after_s=_LOOK_AGAIN_S)
+        if artifact is None:
             known = ", ".join(self.artifacts)
-            raise InvalidField(str(error), field="model", limit=known) from error
+            raise InvalidField(f"There is no model {name!r}", field="model", limit=known)
         try:
             return artifact, artifact.served(task.name)
         except KeyError as error:
@@ -39,11 +54,8 @@ class Catalog:
                 limit=able or "no model here does",
             ) from error
 
-    def _find(self, name: str) -> Artifact:
-        artifact = self.artifacts.get(name) or self._newest.get(name)
-        if artifact is None:
-            raise ValueError(f"there is no model {name!r}; there are {', '.join(self.artifacts)}")
-        return artifact
+    def _find(self, name: str) -> Artifact | None:
+        return self.artifacts.get(name) or self._newest.get(name)
 
 
 def serves(artifact: Artifact, task: TaskName) -> bool:

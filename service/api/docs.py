@@ -44,6 +44,9 @@ _HEADERS: Mapping[str, str] = {
 }
 _PROBLEMS: Mapping[int, str] = {
     400: "The form cannot be parsed",
+    401: "The admin key is missing or wrong",
+    403: "No admin key is configured: models are not controlled over HTTP",
+    404: "There is no such model",
     408: "The upload took too long",
     413: "Too many bytes or pixels",
     415: "Not a form, or not an image that is read here",
@@ -53,6 +56,7 @@ _PROBLEMS: Mapping[int, str] = {
     503: "The server is starting or stopping, has no worker, or cannot meet the deadline",
     504: "The deadline is over and the answer was not ready",
 }
+_OF_PREDICTIONS = (400, 408, 413, 415, 422, 429, 502, 503, 504)
 _COME_BACK = (429, 503)  # with Retry-After
 
 
@@ -135,7 +139,7 @@ def responses(task: Task) -> dict[int | str, dict[str, object]]:
         "content": content,
         "headers": headers,
     }
-    return {200: success, **{status: problem(status) for status in _PROBLEMS}}
+    return {200: success, **{status: problem(status) for status in _OF_PREDICTIONS}}
 
 
 def problem(status: int) -> dict[str, object]:

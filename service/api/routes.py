@@ -1,10 +1,10 @@
 """The HTTP surface: one endpoint per row of the task table, and what operators ask."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
@@ -14,11 +14,13 @@ from service.api.delivery import Delivery
 from service.api.hangup import unless_hung_up
 from service.api.knobs import Knobs, parse_knobs
 from service.api.limits import Admission
+from service.api.model_control import ModelControl
 from service.api.predict import Predictor, Served
 from service.api.problems import render_error
-from service.api.schemas import Health, ModelData, ModelList
+from service.api.schemas import Health, ModelData, ModelList, VersionList
 from service.api.terms import read_call
 from service.api.uploads import DRAIN_S, LATE_DRAIN_S, Body, FormLimits, read_form
+from service.core.artifact import Artifact
 from service.core.tasks import TASKS, Task
 from service.errors import InvalidField, NotReady, PerceptError, TooLate
 from service.metrics import Metrics
@@ -72,7 +74,7 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
     @router.get("/models", summary="Which models are served, and what each can do")
     async def models() -> ModelList:
         return ModelList(
-            default=catalog.default.key,
+            default=None if catalog.default is None else catalog.default.key,
             models=[ModelData.of(artifact) for artifact in catalog.artifacts.values()],
         )
 
@@ -87,7 +89,7 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
     )
     async def readyz() -> Health:
         if not ready():
-            raise NotReady("The server is starting or stopping", retry_after_s=1)
+            raise NotReady("No worker or no model is usable", retry_after_s=1)
         return Health(status="ok")
 
     @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
@@ -99,6 +101,38 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
         return RedirectResponse("docs")
 
     return router
+
+
+def model_routes(control: ModelControl, may_control: Callable[[Request], None]) -> APIRouter:
+    """Return what loads and unloads models; `may_control` raises for requests that may not."""
+    router = APIRouter(tags=["operation"], dependencies=[Depends(may_control)])
+    problems: dict[int | str, dict[str, object]] = {
+        status: docs.problem(status) for status in (401, 403, 404, 502)
+    }
+
+    @router.post(
+        "/models/{name}/load",
+        summary="Read a model again: new versions serve new requests",
+        responses=problems,
+    )
+    async def load(name: str) -> VersionList:
+        return _versions(name, await control.load(name))
+
+    @router.post(
+        "/models/{name}/unload",
+        summary="Serve a model no more, when its last request is answered",
+        responses=problems,
+    )
+    async def unload(name: str) -> VersionList:
+        return _versions(name, await control.unload(name))
+
+    return router
+
+
+def _versions(name: str, artifacts: Iterable[Artifact]) -> VersionList:
+    return VersionList(
+        name=name, versions=sorted((artifact.version for artifact in artifacts), reverse=True)
+    )
 
 
 def _prediction_endpoint(

@@ -190,10 +190,17 @@ class ModelData(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every served model; `default` answers requests that name none."""
+    """Every served model; `default` answers requests that name none, null while there is none."""
 
-    default: str
+    default: str | None
     models: Sequence[ModelData]
+
+
+class VersionList(BaseModel):
+    """Versions of one model, newest first."""
+
+    name: str
+    versions: Sequence[int]
 
 
 class Health(BaseModel):

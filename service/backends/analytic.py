@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from service.backends.base import BackendError
+from service.backends.base import BackendError, Listener, UnknownModel
 from service.core.artifact import Artifact, InputGrid
 
 Arrays = Mapping[str, np.ndarray]
@@ -24,6 +24,10 @@ class AnalyticWorker:
     name: str
     device: str = "analytic"
     max_calls: int = 1
+
+    def serves(self, network: str) -> bool:
+        """Whether it is one of the artifacts' networks."""
+        return self.backend.has(network)
 
     async def run(self, network: str, inputs: Arrays) -> np.ndarray:
         """Answer for an encoder, denoiser or decoder of the artifacts; see Worker.run."""
@@ -43,12 +47,13 @@ class AnalyticBackend:
         self, artifacts: Iterable[Artifact], *, sigma: float = 0.1, num_workers: int = 1
     ) -> None:
         self._sigma = sigma
+        self._artifacts = tuple(artifacts)
         self._workers = tuple(AnalyticWorker(self, f"analytic:{i}") for i in range(num_workers))
         self._denoisers: dict[str, Artifact] = {}
         self._decoders: dict[str, Artifact] = {}
         self._encoders: dict[str, Artifact] = {}
         self._alpha_bar: dict[str, np.ndarray] = {}  # float64 (T,) each
-        for artifact in artifacts:
+        for artifact in self._artifacts:
             denoiser = artifact.network(artifact.denoiser)
             self._denoisers[denoiser] = artifact
             self._decoders[artifact.network(artifact.decoder)] = artifact
@@ -62,6 +67,15 @@ class AnalyticBackend:
         """They compute on the caller's thread, one after another."""
         return self._workers
 
+    @property
+    def artifacts(self) -> Sequence[Artifact]:
+        """Those it was made for."""
+        return self._artifacts
+
+    def has(self, network: str) -> bool:
+        """Whether it is one of the artifacts' networks."""
+        return any(network in known for known in (self._encoders, self._denoisers, self._decoders))
+
     def answer(self, network: str, inputs: Arrays) -> np.ndarray:
         """The output of a network of the artifacts. BackendError for an unknown one."""
         if network in self._denoisers:
@@ -73,6 +87,17 @@ class AnalyticBackend:
         else:
             raise BackendError(f"no artifact has a network {network!r}")
         return prediction.astype(np.float32)
+
+    async def open(self, listener: Listener) -> None:
+        """Nothing comes or goes."""
+
+    async def load(self, name: str) -> None:
+        """Nothing to read again. UnknownModel for a model it was not made for."""
+        if all(artifact.name != name for artifact in self._artifacts):
+            raise UnknownModel(f"there is no model {name!r}")
+
+    async def unload(self, artifacts: Sequence[Artifact]) -> None:
+        """It costs nothing to keep."""
 
     async def close(self) -> None:
         """Nothing to let go of."""

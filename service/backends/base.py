@@ -20,6 +20,14 @@ class BackendError(Exception):
     """A model could not be loaded, or a call of it failed; the message says which and why."""
 
 
+class LoadError(BackendError):
+    """A model could not be read or forgotten; what was served before still is."""
+
+
+class UnknownModel(BackendError):
+    """There is no model of that name to read."""
+
+
 @runtime_checkable
 class Worker(Protocol):
     """One device that runs the networks of a model repository, one batch at a time."""
@@ -36,6 +44,9 @@ class Worker(Protocol):
     def max_calls(self) -> int:
         """Calls that may be in flight: 1 where nothing is gained by more, 2 across a network."""
 
+    def serves(self, network: str) -> bool:
+        """Whether it has a network ("folder:version") at present; models come and go."""
+
     async def run(self, network: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Call a network ("folder:version") and return its single output, rows in input order.
 
@@ -45,12 +56,50 @@ class Worker(Protocol):
 
 
 @runtime_checkable
-class Backend(Protocol):
-    """The workers of one kind, and what they share."""
+class Listener(Protocol):
+    """Is told by a backend what can be used; quick, and called in the event loop."""
+
+    def worker_joined(self, worker: Worker) -> None:
+        """One more worker; no two share a name."""
+
+    def worker_left(self, name: str) -> None:
+        """A worker is to get no more calls."""
+
+    def models_changed(self) -> None:
+        """`artifacts`, or what some worker serves, is another than before."""
+
+
+@runtime_checkable
+class WorkerSource(Protocol):
+    """Has workers."""
 
     @property
     def workers(self) -> Sequence[Worker]:
-        """One per device."""
+        """One per device or server."""
+
+
+@runtime_checkable
+class Backend(WorkerSource, Protocol):
+    """The workers of one kind, and the models that they serve.
+
+    Both are there from the start or come while it is open; who opens it is told.
+    """
+
+    @property
+    def artifacts(self) -> Sequence[Artifact]:
+        """Every version of every model that at least one worker serves."""
+
+    async def open(self, listener: Listener) -> None:
+        """Begin to look for workers and models where these come and go; tell of each change."""
+
+    async def load(self, name: str) -> None:
+        """Read a model again: new versions are served beside those that are.
+
+        Raises LoadError, which leaves what was served, and UnknownModel.
+        """
+
+    async def unload(self, artifacts: Sequence[Artifact]) -> None:
+        """Forget these versions, which nobody uses any more. Raises LoadError."""
 
     async def close(self) -> None:
         """Let go of models and threads, after the calls in flight."""

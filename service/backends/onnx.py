@@ -13,8 +13,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from service.backends.base import BackendError, Signature, Tensor, model_tensors
-from service.backends.repository import ServedModel
+from service.backends.base import (
+    BackendError,
+    Listener,
+    LoadError,
+    Signature,
+    Tensor,
+    UnknownModel,
+    model_tensors,
+)
+from service.backends.repository import RepositoryError, ServedModel, load_repository
+from service.core.artifact import Artifact
 
 _TENSOR_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 _LOG_ERRORS_ONLY = 3
@@ -49,7 +58,10 @@ class Network:
 
 
 class OnnxWorker:
-    """A thread that calls the sessions of one device; an in-process call gains from no second."""
+    """A thread that calls the sessions of one device; an in-process call gains from no second.
+
+    `networks` is shared with the device's other workers, and changes as models come and go.
+    """
 
     max_calls = 1
 
@@ -59,13 +71,17 @@ class OnnxWorker:
         self._networks = networks
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
 
-    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def serves(self, network: str) -> bool:
+        """Whether a network is loaded."""
+        return network in self._networks
+
+    async def run(self, network: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """Call a network in the worker's thread; see Worker.run."""
-        network = self._networks.get(model)
-        if network is None:
-            raise BackendError(f"no model {model!r} is loaded")
+        loaded = self._networks.get(network)
+        if loaded is None:
+            raise BackendError(f"no network {network!r} is loaded")
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, _call, model, network, dict(inputs))
+        return await loop.run_in_executor(self._thread, _call, network, loaded, dict(inputs))
 
     def close(self) -> None:
         """Wait for the call in flight, then free the thread."""
@@ -75,10 +91,11 @@ class OnnxWorker:
 class OnnxBackend:
     """Loads every network of the given models and checks its tensors against the artifact.
 
-    `devices` are `cpu` and `cuda:N`. On the CPU `instances` workers run at once, each on `threads`
-    cores (None: the available cores divided among the instances); they share their sessions, so
-    they cost threads and scratch memory but no second copy of the weights. Raises BackendError for
-    a file that does not load or does not match its artifact, and for a device that is not there.
+    A model is loaded again from the folder that it came from. `devices` are `cpu` and `cuda:N`. On
+    the CPU `instances` workers run at once, each on `threads` cores (None: the available cores
+    divided among the instances); they share their sessions, so they cost threads and scratch
+    memory but no second copy of the weights. Raises BackendError for a file that does not load or
+    does not match its artifact, and for a device that is not there.
     """
 
     def __init__(
@@ -93,11 +110,14 @@ class OnnxBackend:
             raise ValueError("instances and threads must be at least 1")
         if not devices or len(set(devices)) != len(devices):
             raise ValueError("devices must be one or more different ones")
-        options = _session_options(threads or max(1, available_cores() // instances))
-        served = list(models)
+        self._options = _session_options(threads or max(1, available_cores() // instances))
+        self._served: dict[str, ServedModel] = {}
+        self._networks: dict[str, dict[str, Network]] = {device: {} for device in devices}
+        self._listener: Listener | None = None
+        found = {model.artifact.key: model for model in models}
+        self._add(found, self._read(found))
         workers: list[OnnxWorker] = []
-        for device in devices:
-            networks = _load_networks(served, device, options)
+        for device, networks in self._networks.items():
             names = [f"cpu:{i}" for i in range(instances)] if device == "cpu" else [device]
             workers.extend(OnnxWorker(name, device, networks) for name in names)
         self._workers = tuple(workers)
@@ -106,6 +126,66 @@ class OnnxBackend:
     def workers(self) -> Sequence[OnnxWorker]:
         """The CPU's instances and one worker for every other device."""
         return self._workers
+
+    @property
+    def artifacts(self) -> Sequence[Artifact]:
+        """Of every version that is loaded."""
+        return tuple(model.artifact for model in self._served.values())
+
+    async def open(self, listener: Listener) -> None:
+        """Workers and models are there already; tell of later changes."""
+        self._listener = listener
+
+    async def load(self, name: str) -> None:
+        """Load the versions of a model that the repository has and this backend lacks."""
+        folders = {model.folder for model in self._served.values()}
+        found: dict[str, ServedModel] = {}
+        try:
+            for folder in folders:
+                found |= await asyncio.to_thread(load_repository, folder, name)
+            if not found:
+                raise UnknownModel(f"there is no model {name!r} in the repository")
+            fresh = {key: model for key, model in found.items() if not self._has(key, model)}
+            sessions = await asyncio.to_thread(self._read, fresh)
+        except UnknownModel:
+            raise
+        except (RepositoryError, BackendError) as error:
+            raise LoadError(str(error)) from error
+        self._add(fresh, sessions)
+        if self._listener is not None:
+            self._listener.models_changed()
+
+    async def unload(self, artifacts: Sequence[Artifact]) -> None:
+        """Drop the sessions of these versions."""
+        for artifact in artifacts:
+            self._served.pop(artifact.key, None)
+            for networks in self._networks.values():
+                for network in model_tensors(artifact):
+                    networks.pop(network, None)
+        if self._listener is not None:
+            self._listener.models_changed()
+
+    def _has(self, key: str, model: ServedModel) -> bool:
+        """Whether this version is loaded. LoadError if its files are others by now."""
+        served = self._served.get(key)
+        if served is not None and served.artifact != model.artifact:
+            raise LoadError(
+                f"{key} is being served and has changed in the repository: give what is new a new "
+                "version, or unload this one first"
+            )
+        return served is not None
+
+    def _read(self, models: Mapping[str, ServedModel]) -> dict[str, dict[str, Network]]:
+        """Sessions of all networks of these models, by device and network."""
+        served = list(models.values())
+        return {device: _load_networks(served, device, self._options) for device in self._networks}
+
+    def _add(
+        self, models: Mapping[str, ServedModel], sessions: Mapping[str, dict[str, Network]]
+    ) -> None:
+        for device, networks in sessions.items():
+            self._networks[device].update(networks)
+        self._served.update(models)
 
     async def close(self) -> None:
         """Wait for the calls in flight, then free threads and weights."""

@@ -33,21 +33,24 @@ class ServedModel:
         return self.folder / _onnx_file(network)
 
 
-def load_repository(folder: Path) -> dict[str, ServedModel]:
+def load_repository(folder: Path, name: str | None = None) -> dict[str, ServedModel]:
     """Every version of every model under `folder` by "name:version", in the order of paths.
 
     A model is a `*_denoiser/V/artifact.json`. Every file it lists must have the listed sha256, and
-    every network it names must be among them. Raises RepositoryError.
+    every network it names must be among them. With a `name`, only that model's versions are looked
+    at, which may be none. Raises RepositoryError.
     """
     models: dict[str, ServedModel] = {}
     for path in sorted(folder.glob(_ARTIFACTS)):
         model = ServedModel(_read_artifact(path), folder)
+        if name not in (None, model.artifact.name):
+            continue
         key = model.artifact.key
         if key in models:
             raise RepositoryError(f"{path} is a second {key}: give it another version")
         _check_files(model)
         models[key] = model
-    if not models:
+    if not models and name is None:
         raise RepositoryError(
             f"no {_ARTIFACTS} in {folder.absolute()}: point the model repository "
             "setting at a folder that the exporter wrote"

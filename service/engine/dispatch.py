@@ -22,8 +22,9 @@ from service.engine.batch import Rows
 from service.engine.errors import EngineError, NoWorker
 from service.engine.groups import Batch, Group
 from service.engine.health import LONGEST_PAUSE_S, Health, call_worker
+from service.engine.outages import Outages
 from service.engine.pool import Member, Pool
-from service.engine.request import Trajectory
+from service.engine.request import PredictionRequest, Trajectory
 from service.engine.work import Work
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Dispatcher:
     def __init__(
         self, pool: Pool, work: Work, *, clock: Callable[[], float], outage_s: float
     ) -> None:
-        """Needs a running event loop. Without any worker for `outage_s` every request fails."""
+        """Needs a running event loop. A model that no worker can run for `outage_s` is given up."""
         self._pool = pool
         self._work = work
         self._clock = clock
@@ -68,15 +69,13 @@ class Dispatcher:
         self._again: deque[Batch[Trajectory]] = deque()
         self._suspicions: dict[Member, list[_Suspicion]] = {}
         self._health = Health(
-            pool,
             judged=self._judged,
-            changed=work.changed,
-            lost=self._give_up_all,
+            changed=self._changed,
             patience_s=lambda member, network: work.watchdog_s(member, network, 1),
-            outage_s=outage_s,
         )
+        self._outages = Outages(pool, outage_s, self._give_up)
         self._running = True
-        self._health.mind_outage()
+        self.workers_changed()
 
     @property
     def num_flights(self) -> int:
@@ -86,40 +85,55 @@ class Dispatcher:
     @property
     def is_out(self) -> bool:
         """Whether no worker has been usable for longer than an outage is waited for."""
-        return self._health.is_out
+        return self._outages.is_out
 
     async def stop(self) -> None:
         """Begin no further calls and let those under way return."""
         self._running = False
+        self._outages.stop()
         await self._health.stop()
         if self._flights:
             await asyncio.wait(list(self._flights))
 
     def add(self, worker: Worker) -> None:
         """Use one more worker; ValueError for a name that is taken."""
-        self._work.changed(self._pool.add(worker))
-        self._health.mind_outage()
+        self._changed(self._pool.add(worker))
         self.fill()
 
     def leave(self, name: str) -> None:
         """Use a worker no more; its calls under way may return."""
         member = self._pool.leave(name)
         if member is not None:
-            self._work.changed(member)
-        self._health.mind_outage()
+            self._changed(member)
+
+    def workers_changed(self) -> None:
+        """Workers came, went or have other models."""
+        self._outages.mind(self._work.models)
+        self.fill()
+
+    def admitted(self, request: PredictionRequest) -> None:
+        """There is a new request."""
+        self._outages.mind_one(request.model, request.networks)
+        self.fill()
 
     def fill(self) -> None:
         """Begin calls while there are rows and workers for them."""
-        while self._running:
-            if self._repeat_one():
-                continue
-            member = self._pool.next_free()
+        while self._running and (self._repeat_one() or self._begin_one()):
+            pass
+
+    def _begin_one(self) -> bool:
+        """Begin the next call, by the least busy worker that has the models for one."""
+        unfit: list[str] = []
+        while self._work.pipeline.num_ready:
+            member = self._pool.next_free(unfit)
             if member is None:
-                return
+                return False
             batch = self._work.next_batch(member, max(1, self._pool.num_idle))
-            if batch is None:
-                return
-            self._launch(member, batch)
+            if batch is not None:
+                self._launch(member, batch)
+                return True
+            unfit.append(member.name)
+        return False
 
     def _repeat_one(self) -> bool:
         """Begin a call for rows that failed before, if there are such and a worker for them."""
@@ -130,9 +144,11 @@ class Dispatcher:
                 continue
             batch = Batch(waiting.group, rows)
             avoided = frozenset(name for row in rows for name in row.failed_on)
-            if all(member.name in avoided for member in self._pool.up):
+            network = batch.group.model
+            fit = (member.name for member in self._pool.up if member.worker.serves(network))
+            if avoided.issuperset(fit):
                 avoided = frozenset()
-            member = self._pool.next_free(avoided)
+            member = self._pool.next_free(avoided, network)
             if member is None:
                 self._again.append(batch)
                 continue
@@ -243,10 +259,15 @@ class Dispatcher:
             else:
                 self._again.append(Batch(suspicion.group, rows))
 
-    def _give_up_all(self) -> None:
+    def _changed(self, member: Member) -> None:
+        self._work.changed(member)
+        self._outages.mind(self._work.models)
+
+    def _give_up(self, model: str | None) -> None:
         reason = f"no worker has been usable for {self._outage_s:.0f} s"
-        for owner in self._work.owners:
-            self._work.failed(owner, NoWorker(reason, LONGEST_PAUSE_S))
+        for live in tuple(self._work.pipeline):
+            if model in (None, live.run.request.model):
+                self._work.failed(live.run.owner, NoWorker(reason, LONGEST_PAUSE_S))
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()

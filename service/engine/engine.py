@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from service.backends.base import Backend, Signature, Worker
+from service.backends.base import Signature, Worker, WorkerSource
 from service.engine.costs import CostTable
 from service.engine.dispatch import Dispatcher
 from service.engine.errors import (
@@ -58,7 +58,7 @@ class Engine:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: WorkerSource,
         limits: EngineLimits | None = None,
         *,
         costs: CostTable | None = None,
@@ -75,10 +75,14 @@ class Engine:
         """Begin to accept requests, when the cost of calling these networks has been measured."""
         for member in self._pool:
             self._work.changed(member)
-        await profile(self._pool, networks or {}, self._work.costs, self._clock)
+        await self.learn(networks or {})
         self._dispatcher = Dispatcher(
             self._pool, self._work, clock=self._clock, outage_s=self._limits.outage_s
         )
+
+    async def learn(self, networks: Mapping[str, Signature]) -> None:
+        """Measure what calls of these networks cost where they have not been called yet."""
+        await profile(self._pool, networks, self._work.costs, self._clock)
 
     async def stop(self) -> None:
         """Refuse new requests, fail waiting ones with EngineStopped, let calls in flight return."""
@@ -101,7 +105,7 @@ class Engine:
         owner, answer = self._work.admit(request)
         timer = self._time_out(owner, request.terms.deadline)
         try:
-            dispatcher.fill()
+            dispatcher.admitted(request)
             return await answer
         finally:
             if timer is not None:
@@ -117,6 +121,11 @@ class Engine:
     def is_out(self) -> bool:
         """Whether no worker has been usable for longer than is waited for one."""
         return self._dispatcher is not None and self._dispatcher.is_out
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether calls can be made now."""
+        return self._dispatcher is not None and bool(self._pool.up)
 
     def drain_s(self) -> float:
         """Seconds until what is under way now will be done."""
@@ -142,6 +151,14 @@ class Engine:
         """Give a worker no more calls; those under way may return."""
         self._running().leave(name)
 
+    def workers_changed(self) -> None:
+        """What workers serve is another than before."""
+        self._running().workers_changed()
+
+    async def unused(self, model: str) -> None:
+        """Return when no request of a model is under way."""
+        await self._work.unused(model)
+
     def _running(self) -> Dispatcher:
         if self._dispatcher is None:
             raise EngineStopped("the engine is not running")
@@ -151,6 +168,8 @@ class Engine:
         pipeline, limits = self._work.pipeline, self._limits
         if dispatcher.is_out:
             raise NoWorker("no worker is usable", retry_after_s=limits.watchdog_s)
+        if any(self._pool) and not self._pool.anybody_for(request.networks.denoiser.model):
+            raise NoWorker(f"no worker has {request.model}", retry_after_s=limits.watchdog_s)
         if len(pipeline) >= limits.requests:
             raise EngineBusy(f"{limits.requests} requests are under way", self.drain_s())
         # A lone request is always let in: what it may ask for is another limit's business.

@@ -87,6 +87,11 @@ class Pipeline:
         return iter(self._live.values())
 
     @property
+    def num_ready(self) -> int:
+        """Rows that wait for a call."""
+        return self._scheduler.num_ready
+
+    @property
     def num_evaluations(self) -> int:
         """Rows of denoiser calls that the requests under way still need."""
         return sum(rows for group, rows in self.pending.items() if group.stage == "denoise")

@@ -82,14 +82,26 @@ class Pool:
         """Workers that could start a call at once."""
         return sum(member.free_calls > 0 and not member.num_calls for member in self)
 
-    def next_free(self, besides: Iterable[str] = ()) -> Member | None:
+    def anybody_for(self, network: str) -> bool:
+        """Whether a worker has a network, be it up or down."""
+        return any(member.worker.serves(network) for member in self)
+
+    def next_free(self, besides: Iterable[str] = (), network: str | None = None) -> Member | None:
         """Who takes the next call, not being one of `besides`: the least busy that has a place.
+
+        Of those that have `network`, if one is named.
 
         An idle worker comes before a second call to a busy one, whose transfer then hides behind
         the first one's computation.
         """
         avoided = frozenset(besides)
-        free = (m for m in self if m.free_calls > 0 and m.name not in avoided)
+        free = (
+            m
+            for m in self
+            if m.free_calls > 0
+            and m.name not in avoided
+            and (network is None or m.worker.serves(network))
+        )
         return min(free, key=lambda member: member.num_calls, default=None)
 
     def _forget_if_idle(self, member: Member) -> None:

@@ -21,9 +21,28 @@ _MOST_ROWS = 8
 async def profile(
     pool: Pool, networks: Mapping[str, Signature], costs: CostTable, clock: Callable[[], float]
 ) -> None:
-    """Fill the table for these networks; a worker that fails is left for the first request."""
+    """Fill the table for those of these networks that it lacks.
+
+    A worker that fails is left for the first request.
+    """
     kinds = {member.worker.device: member.worker for member in pool}
-    await asyncio.gather(*(_profile(worker, networks, costs, clock) for worker in kinds.values()))
+    await asyncio.gather(
+        *(
+            _profile(worker, _unknown(worker, networks, costs), costs, clock)
+            for worker in kinds.values()
+        )
+    )
+
+
+def _unknown(
+    worker: Worker, networks: Mapping[str, Signature], costs: CostTable
+) -> Mapping[str, Signature]:
+    """The networks that a worker has and that its kind was never seen to call."""
+    return {
+        name: signature
+        for name, signature in networks.items()
+        if worker.serves(name) and not costs.knows(worker.device, _example(name, signature))
+    }
 
 
 async def _profile(
@@ -33,7 +52,7 @@ async def _profile(
     clock: Callable[[], float],
 ) -> None:
     for name, signature in networks.items():
-        network = Network(name, signature.inputs[0].example)
+        network = _example(name, signature)
         budget_s = _BUDGET_S / len(networks)
         begun, rows = clock(), 1
         try:
@@ -50,6 +69,10 @@ async def _profile(
                     break
         except BackendError:
             return
+
+
+def _example(name: str, signature: Signature) -> Network:
+    return Network(name, signature.inputs[0].example)
 
 
 def sample_inputs(signature: Signature, rows: int) -> dict[str, np.ndarray]:

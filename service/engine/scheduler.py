@@ -109,15 +109,18 @@ class StepScheduler(Generic[R]):
         """The rows of the next call, or None when none is ready.
 
         Whoever is next leads, and the call is filled in order with rows that may share it, up to
-        `max_rows` of the group. Rows spread evenly over the free workers while these suffice.
+        `max_rows` of the group; a group of which that is 0 is passed over. Rows spread evenly over
+        the free workers while these suffice.
         """
-        if not self._rings:
+        most = {group: max_rows(group) for group in self._rings}
+        possible = [item for item in self._rings.items() if most[item[0]]]
+        if not possible:
             return None
-        group, ring = min(self._rings.items(), key=_first_of_ring)
+        group, ring = min(possible, key=_first_of_ring)
         share = -(-ring.num_rows // num_free_workers)
         cost = self._row_cost(group)
         rows: list[R] = []
-        for _ in range(max(1, min(max_rows(group), share))):
+        for _ in range(min(most[group], share)):
             rows.append(self._take(ring, cost))
         ring.num_rows -= len(rows)
         if not ring.num_rows:

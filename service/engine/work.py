@@ -11,9 +11,9 @@ from service.engine.batch import Rows
 from service.engine.costs import CostTable
 from service.engine.errors import EngineError
 from service.engine.forecast import Forecast
-from service.engine.groups import STAGES, Batch, Group, Network, Stage
+from service.engine.groups import STAGES, Batch, Group, Network, Networks, Stage
 from service.engine.pipeline import Outcome, Pipeline
-from service.engine.pool import Member, Pool
+from service.engine.pool import Condition, Member, Pool
 from service.engine.request import EngineResult, PredictionRequest, Trajectory
 
 
@@ -21,11 +21,14 @@ from service.engine.request import EngineResult, PredictionRequest, Trajectory
 class EngineObserver(Protocol):
     """Told of what happens as it happens; must be quick and not raise."""
 
-    def model_call(self, stage: Stage, rows: int, seconds: float) -> None:
-        """`rows` rows spent `seconds` in a call of that stage."""
+    def model_call(self, worker: str, stage: Stage, rows: int, seconds: float) -> None:
+        """`rows` rows spent `seconds` in a call of that stage on a worker."""
 
-    def worker_changed(self, name: str, up: bool) -> None:
-        """A worker came up or went down."""
+    def call_failed(self, worker: str, stage: Stage) -> None:
+        """A call on a worker failed, hung or gave nonsense."""
+
+    def worker_changed(self, name: str, condition: Condition) -> None:
+        """A worker came up, went down or is leaving."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Work:
         self._clock = clock
         self._observer = observer
         self._answers: dict[int, asyncio.Future[EngineResult]] = {}
+        self._waiters: list[tuple[str, asyncio.Future[None]]] = []
         self.stages = dict.fromkeys(STAGES, StageStats())
         self.forecast = Forecast(self.costs, pool)
         self.pipeline = Pipeline(self.forecast.row_cost)
@@ -88,6 +92,7 @@ class Work:
         """Nobody waits for a request any more."""
         self.pipeline.remove(owner)
         self._answers.pop(owner, None)
+        self._tell_waiters()
 
     def __contains__(self, owner: int) -> bool:
         """Whether a request is still wanted."""
@@ -99,10 +104,12 @@ class Work:
         return tuple(self._answers)
 
     def next_batch(self, member: Member, num_idle: int) -> Batch[Trajectory] | None:
-        """Rows for a worker, `num_idle` of which are idle, or None when no row is ready."""
-        device, limits = member.worker.device, self._limits
+        """Rows for a worker, `num_idle` of which are idle, or None when it can take none."""
+        worker, device, limits = member.worker, member.worker.device, self._limits
 
         def max_rows(group: Group) -> int:
+            if not worker.serves(group.model):
+                return 0
             most = limits.batch_rows if group.stage == "denoise" else limits.image_rows
             return self.costs.max_rows(device, group.network, most)
 
@@ -125,6 +132,8 @@ class Work:
         totals = self.stages[group.stage]
         if seconds is None:
             self.stages[group.stage] = replace(totals, failed_batches=totals.failed_batches + 1)
+            if self._observer is not None:
+                self._observer.call_failed(member.name, group.stage)
             return
         self.stages[group.stage] = replace(
             totals,
@@ -134,19 +143,40 @@ class Work:
         )
         self.costs.observe(member.worker.device, group.network, rows, seconds)
         if self._observer is not None:
-            self._observer.model_call(group.stage, rows, seconds)
+            self._observer.model_call(member.name, group.stage, rows, seconds)
 
     def failed(self, owner: int, error: EngineError) -> None:
         """A request cannot be answered."""
         self._end(Outcome(owner, error))
 
     def changed(self, member: Member) -> None:
-        """A worker went down or came up."""
+        """A worker went down, came up or is leaving."""
         if self._observer is not None:
-            self._observer.worker_changed(member.name, member.condition == "up")
+            self._observer.worker_changed(member.name, member.condition)
+
+    @property
+    def models(self) -> Mapping[str, Networks]:
+        """The models of the requests under way, with what one of these calls."""
+        return {live.run.request.model: live.run.request.networks for live in self.pipeline}
+
+    def unused(self, model: str) -> asyncio.Future[None]:
+        """Is done when no request of a model is under way."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((model, waiter))
+        self._tell_waiters()
+        return waiter
+
+    def _tell_waiters(self) -> None:
+        if self._waiters:
+            models = self.models
+            for model, waiter in self._waiters:
+                if model not in models and not waiter.done():
+                    waiter.set_result(None)
+            self._waiters = [entry for entry in self._waiters if not entry[1].done()]
 
     def _end(self, outcome: Outcome) -> None:
         self.pipeline.remove(outcome.owner)
+        self._tell_waiters()
         answer = self._answers.pop(outcome.owner, None)
         if answer is None or answer.done():  # cancelled in this very turn of the event loop
             return

@@ -6,7 +6,7 @@ import pytest
 
 from service.api.catalog import Catalog
 from service.core.tasks import TASKS
-from service.errors import InvalidField
+from service.errors import InvalidField, Unavailable
 from tests.support.tiny_repository import tiny_artifact
 
 A1, A2, B1 = (tiny_artifact(name, v, {}) for name, v in (("a", 1), ("a", 2), ("b", 1)))
@@ -14,8 +14,14 @@ C1 = tiny_artifact("c", 1, {})
 DEPTH_ONLY = dataclasses.replace(C1, tasks=C1.tasks[:1])
 
 
+def catalog_of(*artifacts, chosen=None):
+    catalog = Catalog(chosen)
+    catalog.show(artifacts)
+    return catalog
+
+
 def test_names_mean_the_newest_version():
-    catalog = Catalog([B1, A1, A2])
+    catalog = catalog_of(B1, A1, A2)
     depth = TASKS["depth"]
     assert catalog.resolve("a", depth)[0] is A2
     assert catalog.resolve("a:1", depth)[0] is A1
@@ -24,23 +30,36 @@ def test_names_mean_the_newest_version():
 
 
 def test_the_default_is_the_first_or_the_chosen_one():
-    assert Catalog([B1, A1, A2]).default is A2
-    assert Catalog([B1, A1, A2], "b").default is B1
-    assert Catalog([B1, A1], "a:1").resolve(None, TASKS["flow"])[0] is A1
+    assert catalog_of(B1, A1, A2).default is A2
+    assert catalog_of(B1, A1, A2, chosen="b").default is B1
+    assert catalog_of(B1, A1, chosen="a:1").resolve(None, TASKS["flow"])[0] is A1
 
 
 def test_unknown_models():
-    with pytest.raises(ValueError, match="no model 'z'"):
-        Catalog([A1], "z")
-    with pytest.raises(ValueError, match="no model to serve"):
-        Catalog([])
     with pytest.raises(InvalidField) as caught:
-        Catalog([A1]).resolve("z", TASKS["flow"])
+        catalog_of(A1).resolve("z", TASKS["flow"])
     assert (caught.value.field, caught.value.limit) == ("model", "a:1")
 
 
+def test_models_come_and_go():
+    catalog = Catalog("a")
+    assert catalog.default is None
+    for name in (None, "a"):
+        with pytest.raises(Unavailable) as caught:
+            catalog.resolve(name, TASKS["flow"])
+        assert caught.value.retry_after_s == 1
+    catalog.show([A1])
+    assert catalog.resolve(None, TASKS["flow"])[0] is A1
+    catalog.show([A1, A2])
+    assert catalog.resolve(None, TASKS["flow"])[0] is A2
+    catalog.show([B1])
+    with pytest.raises(Unavailable):  # the chosen one is away; another would answer otherwise
+        catalog.resolve(None, TASKS["flow"])
+    assert catalog.resolve("b", TASKS["flow"])[0] is B1
+
+
 def test_a_model_without_the_task_names_those_with_it():
-    catalog = Catalog([DEPTH_ONLY, A1])
+    catalog = catalog_of(DEPTH_ONLY, A1)
     with pytest.raises(InvalidField) as caught:
         catalog.resolve("c", TASKS["flow"])
     assert caught.value.limit == "a:1"

@@ -28,12 +28,16 @@ class RecordingWorker:
         self.calls: list[Call] = []
         self.seconds = 0.0
 
-    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    def serves(self, network: str) -> bool:
+        """See Worker.serves."""
+        return self._inner.serves(network)
+
+    async def run(self, network: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """See Worker.run."""
-        self.calls.append((model, inputs))
+        self.calls.append((network, inputs))
         begun = time.perf_counter()
         try:
-            return await self._inner.run(model, inputs)
+            return await self._inner.run(network, inputs)
         finally:
             self.seconds += time.perf_counter() - begun
 
@@ -47,9 +51,6 @@ class RecordingWorker:
 class _Recorded:
     def __init__(self, workers: Sequence[RecordingWorker]) -> None:
         self.workers = tuple(workers)
-
-    async def close(self) -> None:
-        """The backend behind is closed by who made it."""
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,13 @@ class InstantWorker:
         encoder = artifact.encoder(artifact.served("depth").encoder)
         latent = artifact.latent.shape(encoder.size.example)
         self._shapes = dict.fromkeys(model_tensors(artifact), latent)
-        self._shapes[encoder.model] = (artifact.condition_channels, *latent[1:])
-        self._shapes[artifact.decoder] = (3, *encoder.size.example)
+        self._shapes[artifact.network(encoder.model)] = (artifact.condition_channels, *latent[1:])
+        self._shapes[artifact.network(artifact.decoder)] = (3, *encoder.size.example)
         self._zeros: dict[tuple[str, int], np.ndarray] = {}
+
+    def serves(self, network: str) -> bool:
+        """Whether it is one of the model's."""
+        return network in self._shapes
 
     def output(self, model: str, rows: int) -> np.ndarray:
         """Zeros in the shape of a network's output."""
@@ -48,9 +52,9 @@ class InstantWorker:
             self._zeros[model, rows] = np.zeros((rows, *self._shapes[model]), dtype=np.float32)
         return self._zeros[model, rows]
 
-    async def run(self, model: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    async def run(self, network: str, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
         """See Worker.run."""
-        return self.output(model, len(next(iter(inputs.values()))))
+        return self.output(network, len(next(iter(inputs.values()))))
 
 
 class Workers:

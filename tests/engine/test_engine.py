@@ -17,6 +17,7 @@ from service.core.ddim import PredictionType
 from service.core.tasks import TaskName
 from service.engine.engine import Engine
 from service.engine.groups import Stage
+from service.engine.pool import Condition
 from service.engine.request import PredictionRequest
 from service.engine.sampling import draw_noise
 from service.engine.work import EngineLimits
@@ -166,14 +167,18 @@ async def test_timings_add_up_and_every_call_is_counted(
 ) -> None:
     ticks = itertools.count()
     seen: list[tuple[Stage, int, float]] = []
-    changes: list[tuple[str, bool]] = []
+    changes: list[tuple[str, Condition]] = []
 
     class Observer:
-        def model_call(self, stage: Stage, rows: int, seconds: float) -> None:
+        def model_call(self, worker: str, stage: Stage, rows: int, seconds: float) -> None:
+            assert worker == "w0"
             seen.append((stage, rows, seconds))
 
-        def worker_changed(self, name: str, up: bool) -> None:
-            changes.append((name, up))
+        def call_failed(self, worker: str, stage: Stage) -> None:
+            raise AssertionError(f"{worker} failed to {stage}")
+
+        def worker_changed(self, name: str, condition: Condition) -> None:
+            changes.append((name, condition))
 
     backend = ScriptedBackend(onnx, num_workers=1)
     engine = Engine(backend, clock=lambda: float(next(ticks)), observer=Observer())
@@ -184,7 +189,7 @@ async def test_timings_add_up_and_every_call_is_counted(
     assert min(parts) > 0
     assert sum(parts) <= 1e3 * next(ticks)
     assert [stage for stage, _, _ in seen if stage == "encode"] == ["encode"]
-    assert changes == [("w0", True)]
+    assert changes == [("w0", "up")]
     stages = engine.stats().stages
     assert stages["denoise"].rows == 6
     for stage, totals in stages.items():

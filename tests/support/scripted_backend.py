@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.backends.base import Backend, BackendError
+from service.backends.base import BackendError, WorkerSource
 
 Inputs = Mapping[str, np.ndarray]
 Fail = Callable[["Call"], bool]
@@ -40,9 +40,13 @@ class ScriptedWorker:
     max_calls: int
     device: str = "scripted"
 
-    async def run(self, model: str, inputs: Inputs) -> np.ndarray:
+    def serves(self, network: str) -> bool:
+        """What the backend behind serves."""
+        return self.backend.serves(network)
+
+    async def run(self, network: str, inputs: Inputs) -> np.ndarray:
         """Announce the call, wait for the test, answer or fail."""
-        return await self.backend.perform(Call(self.name, model, inputs))
+        return await self.backend.perform(Call(self.name, network, inputs))
 
 
 class ScriptedBackend:
@@ -54,7 +58,7 @@ class ScriptedBackend:
 
     def __init__(
         self,
-        inner: Backend,
+        inner: WorkerSource,
         *,
         num_workers: int = 1,
         max_calls: int = 1,
@@ -73,6 +77,10 @@ class ScriptedBackend:
         self.arrived: asyncio.Queue[Call] = asyncio.Queue()
         self.in_flight = 0
         self.most_in_flight = 0
+
+    def serves(self, network: str) -> bool:
+        """What the backend behind serves."""
+        return self._inner.workers[0].serves(network)
 
     def let_go(self) -> None:
         """Hold no call any longer."""
@@ -95,7 +103,3 @@ class ScriptedBackend:
             return output if self._spoil is None else self._spoil(call, output)
         finally:
             self.in_flight -= 1
-
-    async def close(self) -> None:
-        """Close the backend behind."""
-        await self._inner.close()

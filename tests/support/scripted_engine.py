@@ -94,7 +94,8 @@ class Desk:
         self.clock = Clock(0.0)
         self.drain_s = 0.0
         self.metrics = Metrics()
-        catalog = Catalog(artifacts or [tiny_artifact("tiny", 1, {})])
+        catalog = Catalog()
+        catalog.show(artifacts or [tiny_artifact("tiny", 1, {})])
         limits = AdmissionLimits(max_requests, 10**8)
         admission = Admission(limits, self.metrics, drain_s=lambda: self.drain_s)
         predictor = Predictor(

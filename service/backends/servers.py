@@ -1,0 +1,111 @@
+"""A server as a worker: what is asked of the connection, and what becomes of calls when it is lost.
+
+Knows no protocol: a `Server` does the talking.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from service.backends.base import BackendError
+from service.backends.offers import Offer
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Unreachable(BackendError):
+    """No answer, or not a server's: what it offers is to be asked again before its next call."""
+
+
+@runtime_checkable
+class Server(Protocol):
+    """A connection to one server. Every method but `close` raises BackendError."""
+
+    async def examine(self) -> Offer:
+        """Ask what it offers."""
+
+    async def beat(self) -> None:
+        """Return when the server has given a sign of life."""
+
+    async def list_models(self) -> frozenset[tuple[str, str, str]]:
+        """Folder, version and state of every model: another set when anything has changed."""
+
+    async def infer(self, network: str, inputs: Arrays) -> np.ndarray:
+        """Call a network ("folder:version")."""
+
+    async def load(self, name: str) -> str:
+        """Read a model again; return the key of its newest version. LoadError, UnknownModel."""
+
+    async def unload(self, folder: str) -> None:
+        """Let go of a network. LoadError."""
+
+    async def close(self) -> None:
+        """Hang up."""
+
+
+class ServerWorker:
+    """While it is lost every call fails at once, those under way too."""
+
+    device = "triton"
+    max_calls = 2  # the transfer of one hides behind the computation of the other
+
+    def __init__(self, name: str, server: Server, offer: Offer) -> None:
+        self.name = name
+        self.server = server
+        self.suspected = asyncio.Event()
+        self._lost: str | None = None
+        self._calls: set[asyncio.Task[np.ndarray]] = set()
+        self.adopt(offer)
+
+    def serves(self, network: str) -> bool:
+        """Whether the server offers a network."""
+        return network in self._networks
+
+    def adopt(self, offer: Offer) -> None:
+        """It is there, and this is what it offers."""
+        self.offer, self._networks = offer, offer.networks
+        self._lost = None
+        self.suspected.clear()
+
+    def lose(self, reason: str) -> None:
+        """It cannot be used until it is examined again."""
+        self._lost = reason
+        for call in self._calls:
+            call.cancel()
+
+    async def drained(self) -> None:
+        """Return when no call is under way."""
+        if self._calls:
+            await asyncio.wait(self._calls)
+
+    async def run(self, network: str, inputs: Arrays) -> np.ndarray:
+        """Call a network of the server, in parts if it takes fewer rows; see Worker.run."""
+        if self._lost is not None:
+            raise BackendError(f"{self.name} {self._lost}")
+        if network not in self._networks:
+            raise BackendError(f"{self.name} offers no network {network!r}")
+        most = self.offer.max_rows[network.rpartition(":")[0]]
+        rows = len(next(iter(inputs.values())))
+        if rows <= most:
+            return await self._call(network, inputs)
+        parts = [
+            self._call(network, {name: values[i : i + most] for name, values in inputs.items()})
+            for i in range(0, rows, most)
+        ]
+        return np.concatenate(await asyncio.gather(*parts))
+
+    async def _call(self, network: str, inputs: Arrays) -> np.ndarray:
+        call = asyncio.get_running_loop().create_task(self.server.infer(network, inputs))
+        self._calls.add(call)
+        try:
+            await asyncio.wait([call])
+        finally:
+            self._calls.discard(call)
+            call.cancel()
+        if call.cancelled():
+            raise BackendError(f"{self.name} {self._lost or 'was hung up on'}")
+        if isinstance(call.exception(), Unreachable):
+            self.suspected.set()
+        return call.result()
