@@ -2,10 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TRITON := .venv-triton
 # Byte code is made by one import, of what is used alone: the service takes 75 MB less that way.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 
-.PHONY: help serve test check format benchmark train-demo clean
+.PHONY: help serve triton triton-for-tests test check format benchmark train-demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,13 +25,27 @@ $(VENV)/.test: pyproject.toml constraints.txt
 serve: $(VENV)/.service  ## install the service and serve model_repo/ on 127.0.0.1:8000
 	$(BIN)/percept serve
 
+# numpy of another major version, so in an environment of its own.
+$(TRITON)/.ready: docker/triton/requirements.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --no-compile --requirement $<
+	@touch $@
+
+triton: $(TRITON)/.ready  ## install a Triton server and serve model_repo/ with it on 127.0.0.1:8001
+	$(TRITON)/bin/python docker/triton/serve.py
+
+# Linux alone has wheels of Triton; where CI=true their lack is an error.
+triton-for-tests:
+	@$(MAKE) --no-print-directory $(TRITON)/.ready || \
+		{ echo "no Triton server for this machine: its tests are skipped"; test "$$CI" != true; }
+
 check: $(VENV)/.test  ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## everything: the checks and the test suite
+test: check triton-for-tests  ## everything: the checks and the test suite
 	$(BIN)/python -m pytest
 
 format: $(VENV)/.test  ## put the code into shape
@@ -48,4 +63,4 @@ train-demo: $(VENV)/.test  ## train, measure and export the shipped model from n
 	$(BIN)/python -m training.export runs/shipped --name percept --repository model_repo
 
 clean:  ## forget the virtual environment and every cache
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(TRITON) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache *.egg-info
