@@ -3,9 +3,9 @@
 `python -m training.export runs/shipped --name percept --repository model_repo`
 
 The result is a Triton model repository of one encoder per task, the denoiser and the decoder, with
-`artifact.json` beside the denoiser. Weights are stored in half precision and computed with in
-single. Every network is run in onnxruntime and held against torch before any folder of the
-repository changes.
+`artifact.json` beside the denoiser. `--version 2` goes beside version 1. Weights are stored in half
+precision and computed with in single. Every network is run in onnxruntime and held against torch
+before any folder of the repository changes.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from training.data.shares import PROCEDURAL
 from training.finetuned import load_model, read_description
 from training.judges import JUDGES
 from training.models.perception import ModelConfig, PerceptionModel
-from training.onnx_network import Network, check_onnx, round_weights, triton_config, write_onnx
+from training.onnx_network import Network, check_onnx, round_weights, write_onnx
 from training.report import CALIBRATION, TaskReport, read_reports
-from training.served_model import network_files, replacing, write_artifact
+from training.served_model import adding_version, network_files, write_artifact
 from training.served_networks import encoder_name, has_prompt, networks
 
 _NAMES: Mapping[TaskName, str] = {
@@ -94,16 +94,16 @@ def _served_task(
 
 
 def export(run: Path, repository: Path, name: str, version: int, licence: str) -> Artifact:
-    """Writes the model of a finished run into `repository`, replacing a model of that name.
+    """Writes the model of a finished run into `repository`, in place of that version of the name.
 
-    Raises ExportError, which leaves the repository as it was, CheckpointError, and ArtifactError
-    for a calibration that is not one.
+    Other versions stay. Raises ExportError, which leaves the repository as it was, CheckpointError,
+    and ArtifactError for a calibration that is not one.
     """
     reports = read_reports(run / CALIBRATION) if (run / CALIBRATION).is_file() else ()
     model = load_model(run, torch.device("cpu"))
     round_weights(model)
     torch.manual_seed(0)
-    with replacing(repository, name) as folder:
+    with adding_version(repository, name) as folder:
         for network in networks(model, name):
             _write(network, folder, version)
         artifact = _describe(run, model, name, version, licence, reports, network_files(folder))
@@ -115,7 +115,6 @@ def _write(network: Network, folder: Path, version: int) -> None:
     path = folder / network.name / str(version) / "model.onnx"
     write_onnx(network, path)
     worst = check_onnx(network, path)
-    (path.parents[1] / "config.pbtxt").write_text(triton_config(network))
     size = path.stat().st_size / 1e6
     print(f"{network.name}: {size:.1f} MB, differs from torch by {worst:.1e}")
 

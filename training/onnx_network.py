@@ -1,4 +1,4 @@
-"""One network as Triton wants it: `model.onnx` held against torch, and its `config.pbtxt`.
+"""One network as a `model.onnx`, held against torch.
 
 It does not know what the networks of a model are, nor what they are for.
 """
@@ -21,15 +21,10 @@ from torch import Tensor, nn
 
 from training.onnx_storage import EXTERNAL_BYTES, Storage, save_graph
 from training.onnx_storage import round_weights as round_weights  # its callers export as well
+from training.served_model import ExportError as ExportError
 
 OPSET = 20
 TOLERANCE = 2e-4  # of the largest output: what may differ between torch and onnxruntime
-_MAX_BATCH = 64
-_TRITON_TYPES = {torch.float32: "TYPE_FP32", torch.int64: "TYPE_INT64"}
-
-
-class ExportError(Exception):
-    """An exported network does not answer as the torch one does; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -153,31 +148,3 @@ def check_cases(path: Path, output: str, cases: Sequence[Case], tolerance: float
     if not worst <= tolerance:
         raise ExportError(f"{path} differs from torch by {worst:.2e}, more than {tolerance:.0e}")
     return worst
-
-
-def triton_config(network: Network) -> str:
-    """The network's config.pbtxt: any batch up to 64, calls of several gateways merged."""
-    with torch.no_grad():
-        output = network.module(**network.inputs)
-    free = network.any_size
-    tensors = [_triton_tensor("input", key, value, free) for key, value in network.inputs.items()]
-    return "\n".join(
-        [
-            f'name: "{network.name}"',
-            'backend: "onnxruntime"',
-            f"max_batch_size: {_MAX_BATCH}",
-            *tensors,
-            _triton_tensor("output", network.output, output, free),
-            "dynamic_batching { }",
-            "",
-        ]
-    )
-
-
-def _triton_tensor(kind: str, name: str, value: Tensor, free: bool) -> str:
-    channels, *sides = value.shape[1:] if value.ndim > 1 else (1,)
-    dims = ", ".join(str(size) for size in (channels, *(-1 if free else side for side in sides)))
-    # Triton has no scalar per row: it is declared as one number and reshaped to none.
-    reshape = " reshape: { shape: [ ] }" if value.ndim == 1 else ""
-    shape = f"dims: [ {dims} ]{reshape}"
-    return f'{kind} [ {{ name: "{name}" data_type: {_TRITON_TYPES[value.dtype]} {shape} }} ]'

@@ -1,5 +1,6 @@
 """What Triton would load is what the service loads: `config.pbtxt` against `artifact.json`."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,8 @@ Message = dict[str, list[Any]]
 
 def parse_text_proto(text: str) -> Message:
     """Protocol buffers' text format, as far as `config.pbtxt` needs it: every field is a list."""
-    tokens = iter(re.findall(r'"[^"]*"|[\w.+-]+|[{}\[\]:,;]', re.sub(r"#.*", "", text)))
-    return _message(tokens)
+    tokens = re.findall(r'"(?:[^"\\]|\\.)*"|#.*|[\w.+-]+|[{}\[\]:,;]', text)
+    return _message(token for token in tokens if not token.startswith("#"))
 
 
 def _message(tokens: Iterator[str]) -> Message:
@@ -42,7 +43,7 @@ def _values(value: str, tokens: Iterator[str]) -> list[Any]:
     if value == "{":
         return [_message(tokens)]
     if value != "[":
-        return [value.strip('"')]
+        return [json.loads(value) if value.startswith('"') else value]
     values: list[Any] = []
     for item in tokens:
         if item == "]":

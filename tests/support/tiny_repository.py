@@ -30,6 +30,7 @@ from service.core.artifact import (
     dump_artifact,
 )
 from service.core.encodings import AmodalEncoding, DepthEncoding, FlowEncoding
+from training.served_model import write_configs
 
 IMAGE = 64  # pixels a side
 LATENT = 8
@@ -67,7 +68,7 @@ SCHEDULE = ScheduleSpec(
 
 
 def build_tiny_repository(folder: Path, *, name: str = "tiny", version: int = 1) -> Path:
-    """Write the repository of one model into `folder` and return `folder`."""
+    """Write a version of a model into the repository `folder`, beside others; return `folder`."""
     models = {
         f"{name}_depth_encoder": _encoder(prompt=False, label=True),
         f"{name}_flow_encoder": _encoder(prompt=True, label=False),
@@ -86,6 +87,7 @@ def build_tiny_repository(folder: Path, *, name: str = "tiny", version: int = 1)
     (folder / f"{name}_denoiser" / str(version) / "artifact.json").write_text(
         dump_artifact(artifact)
     )
+    write_configs(folder)
     return folder
 
 

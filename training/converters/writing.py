@@ -22,11 +22,10 @@ from training.onnx_network import (
     evaluate,
     largest_difference,
     trace,
-    triton_config,
 )
 from training.onnx_storage import EXTERNAL_BYTES, Storage, round_weights, save_graph
 from training.quantize import quantize
-from training.served_model import network_files, replacing, write_artifact
+from training.served_model import adding_version, network_files, write_artifact
 
 Quantization = Literal["none", "int8"]
 QUANTIZED_TOLERANCE = 0.2  # of the largest output: beyond it a network is broken, not rounded
@@ -47,12 +46,12 @@ class Weights:
 def convert(
     conversion: Conversion, repository: Path, name: str, version: int, weights: Weights
 ) -> Artifact:
-    """Writes a conversion into `repository`, replacing a model of that name.
+    """Writes a conversion into `repository`, in place of that version of the name; others stay.
 
     Raises ConvertError and ExportError, which leave the repository as it was.
     """
     torch.manual_seed(0)
-    with replacing(repository, name) as folder:
+    with adding_version(repository, name) as folder:
         for part in conversion.parts:
             path = folder / part.name / str(version) / "model.onnx"
             print(_write(part, conversion.multiple, path, weights))
@@ -90,7 +89,6 @@ def _write(part: Part, multiple: int, path: Path, weights: Weights) -> str:
     round_weights(network.module, weights.storage)
     rounded = exact if weights.storage == "fp32" else evaluate(network)
     path.parent.mkdir(parents=True)
-    (path.parents[1] / "config.pbtxt").write_text(triton_config(network))
     if weights.quantization == "none":
         save_graph(trace(network), path, weights.storage, weights.external_from)
         tolerance = TOLERANCE

@@ -72,11 +72,11 @@ def small() -> nn.Module:
 
 @pytest.fixture
 def conversion(built: dict[str, Path]) -> Conversion:
-    """Marigold's description with one small network in the place of its decoder."""
+    """Marigold's description with one small network, its decoder."""
     part = Part(
         "m_decoder", "image", small, small, lambda size: {"latent": torch.randn(2, 4, *size)}
     )
-    return replace(described(built["marigold"]), denoiser="m_decoder", parts=(part,))
+    return replace(described(built["marigold"]), parts=(part,))
 
 
 def load_denoiser(folder: Path) -> nn.Module:

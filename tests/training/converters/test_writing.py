@@ -82,5 +82,5 @@ def test_one_network_is_in_memory_at_a_time(conversion: Conversion, tmp_path: Pa
         return module
 
     parts = tuple(replace(conversion.parts[0], name=f"m_{i}", load=load) for i in range(3))
-    convert(replace(conversion, parts=parts, denoiser="m_0"), tmp_path, "m", 1, Weights())
+    convert(replace(conversion, parts=parts), tmp_path, "m", 1, Weights())
     assert len(alive) == 3
