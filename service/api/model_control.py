@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Sequence
 
 from service.api.catalog import Catalog
-from service.backends.base import Backend, LoadError, UnknownModel, Worker, model_tensors
+from service.backends.base import Backend, LoadError, UnknownModel, Worker
 from service.core.artifact import Artifact
+from service.core.tensors import model_tensors
 from service.engine.engine import Engine
 from service.errors import ModelNotLoaded, NotFound
 

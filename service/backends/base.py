@@ -5,9 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from service.core.tensors import Signature as Signature  # as backends check what they load
-from service.core.tensors import Tensor as Tensor
-from service.core.tensors import model_tensors as model_tensors
+from service.core.artifact import Artifact
 
 
 class BackendError(Exception):

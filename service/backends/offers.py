@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypedDict
 
-from service.backends.base import Signature, Tensor, model_tensors
 from service.backends.repository import RepositoryError, parse_artifact
 from service.core.artifact import Artifact
+from service.core.tensors import Signature, Tensor, model_tensors
 
 ARTIFACT, CHECKSUM = "artifact.", "checksum."  # parameters, each followed by a version
 _TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}

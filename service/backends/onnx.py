@@ -13,17 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from service.backends.base import (
-    BackendError,
-    Listener,
-    LoadError,
-    Signature,
-    Tensor,
-    UnknownModel,
-    model_tensors,
-)
+from service.backends.base import BackendError, Listener, LoadError, UnknownModel
 from service.backends.repository import RepositoryError, ServedModel, load_repository
 from service.core.artifact import Artifact
+from service.core.tensors import Signature, Tensor, model_tensors
 
 _TENSOR_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64"}
 _LOG_ERRORS_ONLY = 3

@@ -5,8 +5,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.backends.base import model_tensors
 from service.core.artifact import Artifact, ArtifactError, load_artifact
+from service.core.tensors import model_tensors
 
 ARTIFACT_FORMAT = 1
 _ARTIFACTS = "*_denoiser/*/artifact.json"

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from service.backends.base import Signature, Worker, WorkerSource
+from service.backends.base import Worker, WorkerSource
+from service.core.tensors import Signature
 from service.engine.costs import CostTable
 from service.engine.dispatch import Dispatcher
 from service.engine.errors import (

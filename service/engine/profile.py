@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from service.backends.base import BackendError, Signature, Worker
+from service.backends.base import BackendError, Worker
+from service.core.tensors import Signature
 from service.engine.costs import CostTable
 from service.engine.groups import Network
 from service.engine.pool import Pool

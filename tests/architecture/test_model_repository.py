@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from service.backends.base import Signature, Tensor, model_tensors
 from service.backends.repository import load_repository
 from service.core.artifact import Artifact
+from service.core.tensors import Signature, Tensor, model_tensors
 from tests.support.tiny_repository import tiny_artifact
 
 REPOSITORY = Path(__file__).parents[2] / "model_repo"

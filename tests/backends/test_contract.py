@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from service.backends.analytic import AnalyticBackend
-from service.backends.base import Backend, BackendError, Signature, Worker, model_tensors
+from service.backends.base import Backend, BackendError, Worker
 from service.backends.onnx import OnnxBackend
 from service.backends.repository import ServedModel
+from service.core.tensors import Signature, model_tensors
 
 MAKERS: dict[str, Callable[[ServedModel], Backend]] = {
     "onnx": lambda model: OnnxBackend([model], threads=1),

@@ -19,8 +19,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from service.backends.base import model_tensors
 from service.backends.onnx import OnnxBackend
+from service.core.tensors import model_tensors
 from service.engine.engine import Engine
 from tests.benchmarks.request_level import load_model
 from tests.benchmarks.servers import percept, running

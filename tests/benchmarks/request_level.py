@@ -21,11 +21,11 @@ from service.api.colors import near_warm_table
 from service.api.formats import png_palette
 from service.api.images import ImageLimits
 from service.api.inputs import prepare_inputs, take_uploads
-from service.backends.base import Signature, model_tensors
 from service.backends.onnx import available_cores
 from service.backends.repository import ServedModel, load_repository
 from service.core.ddim import ddim_step
 from service.core.tasks import TASKS
+from service.core.tensors import Signature, model_tensors
 from service.engine.profile import sample_inputs
 from service.engine.request import Plan, PredictionRequest, Trajectory, collect_fields, make_run
 

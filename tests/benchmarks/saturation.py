@@ -9,9 +9,10 @@ from itertools import cycle, islice, product
 
 import numpy as np
 
-from service.backends.base import Worker, model_tensors
+from service.backends.base import Worker
 from service.backends.onnx import OnnxBackend
 from service.backends.repository import ServedModel
+from service.core.tensors import model_tensors
 from service.engine.engine import Engine
 from tests.benchmarks.request_level import Networks
 from tests.benchmarks.ticks import depth_request

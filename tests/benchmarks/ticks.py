@@ -15,8 +15,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from service.backends.base import model_tensors
 from service.backends.repository import ServedModel
+from service.core.tensors import model_tensors
 from service.engine.engine import Engine
 from service.engine.groups import Group
 from service.engine.request import Plan, PredictionRequest, Terms

@@ -12,10 +12,10 @@ import onnxruntime
 import pytest
 import torch
 
-from service.backends.base import model_tensors
 from service.backends.repository import ServedModel, load_repository
 from service.core.artifact import CalibrationPoint
 from service.core.tasks import TASKS
+from service.core.tensors import model_tensors
 from tests.architecture.test_model_repository import disagreements, parse_text_proto
 from tests.training.conftest import Build
 from training import onnx_network, onnx_storage

@@ -8,8 +8,8 @@ import httpx
 import huggingface_hub
 import pytest
 
-from service.backends.base import model_tensors
 from service.backends.repository import load_repository
+from service.core.tensors import model_tensors
 from tests.architecture.test_model_repository import disagreements, parse_text_proto
 from tests.training.converters.conftest import Copy, described, load_denoiser
 from training.convert import estimate, main
