@@ -5,24 +5,27 @@ BIN := $(VENV)/bin
 TRITON := .venv-triton
 # Byte code is made by one import, of what is used alone: the service takes 75 MB less that way.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
+# What the settings ask for beyond the embedded default.
+EXTRAS := $(if $(filter triton,$(PERCEPT_BACKEND)),triton)
+SERVICE := $(VENV)/.service$(addprefix -,$(EXTRAS))
 
 .PHONY: help serve triton triton-for-tests test check format benchmark train-demo clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-$(VENV)/.service: pyproject.toml constraints.txt
+$(SERVICE): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --editable .
+	$(INSTALL) --editable '.$(addsuffix ],$(addprefix [,$(EXTRAS)))'
 	$(BIN)/python -c 'import service.app, service.cli'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --editable '.[test]'
-	@touch $@ $(VENV)/.service
+	@touch $@ $(SERVICE)
 
-serve: $(VENV)/.service  ## install the service and serve model_repo/ on 127.0.0.1:8000
+serve: $(SERVICE)  ## install the service and serve model_repo/ on 127.0.0.1:8000
 	$(BIN)/percept serve
 
 # numpy of another major version, so in an environment of its own.
@@ -46,7 +49,7 @@ check: $(VENV)/.test  ## format, lint, types, import rules
 	$(BIN)/lint-imports
 
 test: check triton-for-tests  ## everything: the checks and the test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 format: $(VENV)/.test  ## put the code into shape
 	$(BIN)/ruff format .

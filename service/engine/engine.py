@@ -30,7 +30,7 @@ from service.engine.groups import Networks, Stage
 from service.engine.planner import Pace
 from service.engine.pool import Pool
 from service.engine.profile import profile
-from service.engine.request import EngineResult, PredictionRequest, Terms
+from service.engine.request import EngineResult, Follow, PredictionRequest, Terms
 from service.engine.work import EngineLimits, EngineObserver, StageStats, Work
 
 
@@ -93,8 +93,10 @@ class Engine:
         if dispatcher is not None:
             await dispatcher.stop()
 
-    async def predict(self, request: PredictionRequest) -> EngineResult:
-        """Answer one request.
+    async def predict(
+        self, request: PredictionRequest, follow: Follow | None = None
+    ) -> EngineResult:
+        """Answer one request, whose progress may be followed; its members then come in rounds.
 
         When the awaiting task is cancelled, waiting rows are freed at once and those in a call are
         dropped when it returns. Raises EngineBusy, DeadlineImpossible and NoWorker at once;
@@ -103,7 +105,7 @@ class Engine:
         dispatcher = self._running()
         self._check_room(request, dispatcher)
         self._check_deadline(request)
-        owner, answer = self._work.admit(request)
+        owner, answer = self._work.admit(request, follow)
         timer = self._time_out(owner, request.terms.deadline)
         try:
             dispatcher.admitted(request)

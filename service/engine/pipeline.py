@@ -3,10 +3,11 @@
 Synchronous, with time as an argument: the engine asks for batches, calls the models, and hands
 their outputs back. Everything that is not an event loop or a failing call is here. A plan with a
 tolerance goes round: after decoding, new members may be added, which are denoised in their turn.
+So does a request that is followed, for there to be something to see before the end.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -18,7 +19,9 @@ from service.engine.errors import EngineError
 from service.engine.groups import Batch, Group, Stage
 from service.engine.request import (
     EngineResult,
+    Follow,
     PredictionRequest,
+    Progress,
     Run,
     Timings,
     Trajectory,
@@ -50,6 +53,7 @@ class Live:
     groups: Mapping[Stage, Group]
     left: Counter[Stage] = field(default_factory=Counter)
     num_open: int = 1
+    follow: Follow | None = None
     encode_started: float = 0.0
     encoded: float = 0.0
     denoised: float = 0.0
@@ -96,11 +100,13 @@ class Pipeline:
         """Rows of denoiser calls that the requests under way still need."""
         return sum(rows for group, rows in self.pending.items() if group.stage == "denoise")
 
-    def admit(self, request: PredictionRequest, now: float) -> int:
-        """Begin a request; return its owner number."""
+    def admit(self, request: PredictionRequest, now: float, follow: Follow | None = None) -> int:
+        """Begin a request, which somebody may follow; return its owner number."""
         self._num_admitted += 1
-        run = make_run(self._num_admitted, request)
-        live = self._live[run.owner] = Live(run, now, arrays.groups(request))
+        in_rounds = request.plan.tolerance is not None or follow is not None
+        run = make_run(self._num_admitted, request, in_rounds=in_rounds)
+        live = Live(run, now, arrays.groups(request), follow=follow)
+        self._live[run.owner] = live
         self._scheduler.admit(run.owner, request.terms)
         self._expect(live, "encode", 1)
         self._expect_members(live, len(run.trajectories))
@@ -145,7 +151,16 @@ class Pipeline:
                 live.left[group.stage] -= 1
                 num_wanted += 1
         self._count(group, -num_wanted)
-        return self._absorb[group.stage](rows, inputs, output, now)
+        outcomes = self._absorb[group.stage](rows, inputs, output, now)
+        if group.stage == "denoise":
+            self._tell_followers({row.owner for row in rows})
+        return outcomes
+
+    def _tell_followers(self, owners: Iterable[int]) -> None:
+        for owner in owners:
+            live = self._live.get(owner)
+            if live is not None and live.follow is not None:
+                live.follow(_progress(live, None))
 
     def _absorb_conditions(
         self, rows: Rows, _inputs: Mapping[str, np.ndarray], conditions: np.ndarray, now: float
@@ -195,18 +210,26 @@ class Pipeline:
 
     def _grow(self, live: Live, now: float) -> bool:
         """Add a round of members to a request whose answer would still change; False if none."""
-        request = live.run.request
-        plan, until = request.plan, request.terms.grow_until
-        members = live.run.num_members
-        if plan.tolerance is None or members >= plan.members or (until is not None and now > until):
+        plan, members = live.run.request.plan, live.run.num_members
+        if members >= plan.members or not self._wants_more(live, now):
             return False
+        if live.follow is not None:
+            live.follow(_progress(live, collect_fields(live.run)))
         wanted = next_round(members, plan.members)
-        if estimated_change(collect_fields(live.run), wanted) < plan.tolerance:
-            return False
         fresh = grow(live.run, wanted)
         self._expect_members(live, len(fresh))
         self._enter(live, "denoise", fresh)
         return True
+
+    def _wants_more(self, live: Live, now: float) -> bool:
+        request = live.run.request
+        plan, until = request.plan, request.terms.grow_until
+        if plan.tolerance is None:
+            return True
+        if until is not None and now > until:
+            return False
+        wanted = next_round(live.run.num_members, plan.members)
+        return estimated_change(collect_fields(live.run), wanted) >= plan.tolerance
 
     def _enter(self, live: Live, stage: Stage, rows: Rows) -> None:
         live.num_open = len(rows)
@@ -224,6 +247,12 @@ class Pipeline:
         self.pending[group] += num_rows
         if not self.pending[group]:
             del self.pending[group]  # models come and go; what is done leaves no trace
+
+
+def _progress(live: Live, fields: Mapping[str, np.ndarray] | None) -> Progress:
+    run = live.run
+    done = run.evaluations - live.left["denoise"]
+    return Progress(done, run.request.evaluations, fields)
 
 
 def _result(live: Live, now: float) -> EngineResult:

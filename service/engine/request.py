@@ -4,7 +4,7 @@ Knows no clock, no event loop and no backend: everything that changes during a r
 `Run` and its `Trajectory` rows, so any worker may take any row's next step.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Literal, get_args
@@ -165,6 +165,22 @@ class EngineResult:
     timings: Timings
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a request is: `done` of at most `total` evaluations.
+
+    `fields` are those of the members that are finished, as in EngineResult; None while none are.
+    """
+
+    done: int
+    total: int
+    fields: Mapping[str, Float32[np.ndarray, "members height width"]] | None
+
+
+Follow = Callable[[Progress], None]
+"""Told of a request's progress, in the event loop: must be quick and not raise."""
+
+
 @dataclass(slots=True, eq=False)
 class Trajectory:
     """One member of one component on its way from noise to a decoded image. Mutable.
@@ -217,11 +233,14 @@ class Run:
         return len(self.trajectories) * self.request.plan.steps
 
 
-def make_run(owner: int, request: PredictionRequest) -> Run:
-    """A run at its beginning: a trajectory of pure noise per component and member."""
+def make_run(owner: int, request: PredictionRequest, *, in_rounds: bool = False) -> Run:
+    """A run at its beginning: a trajectory of pure noise per component and member.
+
+    `in_rounds` there are only those of the first round, as for a plan with a tolerance.
+    """
     run = Run(owner, request, make_sampling(request.artifact.schedule, request.plan.steps))
     plan = request.plan
-    grow(run, plan.members if plan.tolerance is None else next_round(1, plan.members))
+    grow(run, next_round(1, plan.members) if in_rounds else plan.members)
     return run
 
 

@@ -14,7 +14,7 @@ from service.engine.forecast import Forecast
 from service.engine.groups import STAGES, Batch, Group, Network, Networks, Stage
 from service.engine.pipeline import Outcome, Pipeline
 from service.engine.pool import Condition, Member, Pool
-from service.engine.request import EngineResult, PredictionRequest, Trajectory
+from service.engine.request import EngineResult, Follow, PredictionRequest, Trajectory
 
 
 @runtime_checkable
@@ -81,10 +81,12 @@ class Work:
         self.forecast = Forecast(self.costs, pool)
         self.pipeline = Pipeline(self.forecast.row_cost)
 
-    def admit(self, request: PredictionRequest) -> tuple[int, asyncio.Future[EngineResult]]:
+    def admit(
+        self, request: PredictionRequest, follow: Follow | None
+    ) -> tuple[int, asyncio.Future[EngineResult]]:
         """Begin a request; its answer or its error will be in the future."""
         self.forecast.familiarise(request.networks)
-        owner = self.pipeline.admit(request, self._clock())
+        owner = self.pipeline.admit(request, self._clock(), follow)
         answer = self._answers[owner] = asyncio.get_running_loop().create_future()
         return owner, answer
 

@@ -19,7 +19,7 @@ from service.engine.engine import Engine
 from service.engine.errors import EngineError
 from service.engine.groups import Networks
 from service.engine.planner import Pace
-from service.engine.request import EngineResult, PredictionRequest, Terms, Timings
+from service.engine.request import EngineResult, Follow, PredictionRequest, Terms, Timings
 from service.metrics import Metrics
 from tests.support.tiny_repository import IMAGE, tiny_artifact
 
@@ -61,7 +61,9 @@ class ScriptedEngine(Engine):
         self.paced.append((networks, num_components, terms))
         return self.now
 
-    async def predict(self, request: PredictionRequest) -> EngineResult:
+    async def predict(
+        self, request: PredictionRequest, follow: Follow | None = None
+    ) -> EngineResult:
         """Answer, fail, or wait to be cancelled."""
         self.requests.append(request)
         self.arrived.set()
