@@ -10,12 +10,12 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from service.errors import NotReady, PerceptError, TooBusy, Unavailable
 from service.jobs.reports import Reports
 from service.stores.base import Claim, JobRecord, JobResult, Lease, Problem, Progress, Store
-from service.stores.errors import JobTooLarge, NoSuchJob, StoreFull, StoreUnavailable
+from service.stores.errors import JobTooLarge, NoSuchJob, StoreError, StoreFull, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -56,7 +56,7 @@ class JobRunner:
         store: Store,
         answer: Answer,
         terms: RunnerTerms | None = None,
-        finished: Callable[[JobRecord], Awaitable[None]] | None = None,
+        finished: Callable[[JobRecord], None] | None = None,
     ) -> None:
         self._store = store
         self._answer = answer
@@ -65,6 +65,7 @@ class JobRunner:
         self._name = f"runner-{secrets.token_hex(8)}"
         self._room = asyncio.Semaphore(self._terms.max_running)
         self._resume_at = 0.0
+        self._waiting: asyncio.Future[Claim] | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._runs: set[asyncio.Task[None]] = set()
 
@@ -79,6 +80,8 @@ class JobRunner:
             asyncio.create_task(self._claim_forever(), name="jobs"),
             asyncio.create_task(self._sweep_forever(), name="jobs-sweep"),
         ]
+        for loop in self._loops:
+            loop.add_done_callback(_tell_of_its_end)
 
     async def stop(self, grace_s: float) -> None:
         """Claim no more; jobs in work have `grace_s` to end, then they are handed back."""
@@ -92,16 +95,31 @@ class JobRunner:
         while True:
             await self._room.acquire()
             try:
-                await asyncio.sleep(max(0.0, self._resume_at - clock()))
-                claim = await self._insist(
-                    lambda: self._store.claim(self._name, self._terms.lease_s)
-                )
+                claim = None
+                while claim is None:
+                    await asyncio.sleep(max(0.0, self._resume_at - clock()))
+                    claim = await self._claim()
             except BaseException:
                 self._room.release()
                 raise
             run = asyncio.create_task(self._run(claim), name=f"job-{claim.job.id}")
             self._runs.add(run)
             run.add_done_callback(self._ended)
+
+    async def _claim(self) -> Claim | None:
+        """Wait for a job; None where `_hand_back` has broken the wait off."""
+        self._waiting = asyncio.ensure_future(
+            self._insist(lambda: self._store.claim(self._name, self._terms.lease_s))
+        )
+        try:
+            await asyncio.wait((self._waiting,))
+        except asyncio.CancelledError:
+            await _cancel(self._waiting)
+            if not self._waiting.cancelled():  # it came in the very moment of stopping
+                with suppress(StoreError):
+                    await self._store.release(self._waiting.result().lease)
+            raise
+        return None if self._waiting.cancelled() else self._waiting.result()
 
     def _ended(self, run: asyncio.Task[None]) -> None:
         self._runs.discard(run)
@@ -135,32 +153,31 @@ class JobRunner:
             await _cancel(work, keeper)
         if settled and self._finished is not None:
             with suppress(NoSuchJob):
-                await self._finished(await self._insist(lambda: self._store.get(claim.job.id)))
+                self._finished(await self._insist(lambda: self._store.get(claim.job.id)))
 
     async def _settle(self, lease: Lease, work: asyncio.Future[JobResult]) -> bool:
         """Put the outcome of a run into the store; say whether that ended the job."""
-        try:
-            result = work.result()
-        except asyncio.CancelledError:
+        if work.cancelled():
             return await self._hand_back(lease, _FIRST_PAUSE_S)
-        except _HERE_AND_NOW as error:
+        error = work.exception()
+        if isinstance(error, _HERE_AND_NOW):
             return await self._hand_back(lease, error.retry_after_s or 1.0)
-        except PerceptError as error:
-            problem = Problem(error.status, error.title, error.detail, error.field, error.limit)
+        if error is not None:
+            problem = _problem(lease, error)
             return await self._insist(lambda: self._store.fail(lease, problem))
-        except Exception:
-            _log.exception("job %s failed", lease.job_id)
-            problem = Problem(500, "Internal error", "The server could not answer this job")
-            return await self._insist(lambda: self._store.fail(lease, problem))
+        result = work.result()
         try:
             return await self._insist(lambda: self._store.publish(lease, result))
-        except JobTooLarge as error:
-            problem = Problem(413, "Too large", str(error), limit=f"{error.limit} bytes")
+        except JobTooLarge as too_large:
+            limit = f"{too_large.limit} bytes"
+            problem = Problem(413, "Too large", str(too_large), limit=limit)
             return await self._insist(lambda: self._store.fail(lease, problem))
 
     async def _hand_back(self, lease: Lease, pause_s: float) -> bool:
         """Leave a job to others, and claim none for a while: it would be the same one."""
         self._resume_at = asyncio.get_running_loop().time() + pause_s
+        if self._waiting is not None:
+            self._waiting.cancel()
         await self._insist(lambda: self._store.release(lease))
         return False
 
@@ -200,7 +217,19 @@ class JobRunner:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-async def _cancel(*tasks: asyncio.Future[T]) -> None:
+def _tell_of_its_end(loop: asyncio.Task[None]) -> None:
+    if not loop.cancelled():
+        _log.critical("%s has ended: no jobs are run here", loop, exc_info=loop.exception())
+
+
+def _problem(lease: Lease, error: BaseException) -> Problem:
+    if isinstance(error, PerceptError):
+        return Problem(error.status, error.title, error.detail, error.field, error.limit)
+    _log.error("job %s failed", lease.job_id, exc_info=error)
+    return Problem(500, "Internal error", "The server could not answer this job")
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
     """Cancel tasks and wait for their ends, whatever these are."""
     for task in tasks:
         task.cancel()

@@ -63,15 +63,7 @@ _BLOCK_MS = 2000  # how long the bell waits in one call
 _LOOK_AGAIN_S = 5.0  # the bell may have rung more often than it remembers
 _SWEEP_BATCH = 500
 _CONSUMER_IDLE_MS = 24 * 3600 * 1000
-_UNAVAILABLE = (
-    exceptions.ConnectionError,
-    exceptions.TimeoutError,
-    exceptions.ReadOnlyError,
-    exceptions.ClusterDownError,
-    TimeoutError,
-    OSError,
-)
-_UNAVAILABLE_CODES = ("MISCONF", "NOREPLICAS", "LOADING", "UNBLOCKED")
+_UNAVAILABLE = (exceptions.RedisError, TimeoutError, OSError)
 
 
 @dataclass(frozen=True)
@@ -335,10 +327,6 @@ def _reachable() -> Iterator[None]:
         raise StoreFull("Redis has no memory left") from error
     except _UNAVAILABLE as error:
         raise StoreUnavailable(f"Redis cannot be used: {error}") from error
-    except exceptions.ResponseError as error:
-        if str(error).startswith(_UNAVAILABLE_CODES):
-            raise StoreUnavailable(f"Redis cannot be used: {error}") from error
-        raise
 
 
 def _known(job_id: str, reply: Reply) -> JobRecord:
