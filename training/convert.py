@@ -30,6 +30,7 @@ from training.onnx_storage import Storage
 
 # Times the largest network in single precision: what converting was seen to take at most.
 _PEAK: Mapping[Quantization, float] = {"none": 2.5, "int8": 4.5}
+_LICENSED = {"licence": "CHECKPOINT", "autoencoder licence": "AUTOENCODER"}
 
 
 def estimate(
@@ -86,6 +87,8 @@ def _request(options: argparse.Namespace) -> Request:
         variant=options.variant,
         predicts=options.predicts,
         licence=options.licence,
+        vae_licence=options.vae_licence,
+        heads=options.heads,
     )
 
 
@@ -93,8 +96,9 @@ def _announce(conversion: Conversion) -> None:
     for note in conversion.notes:
         print(f"note: {note}")
     print(f"licence: {conversion.licence}")
-    if is_non_commercial(conversion.licence):
-        print("THIS CHECKPOINT IS NOT FOR COMMERCIAL USE, and neither is what is made of it.")
+    for record, what in _LICENSED.items():
+        if is_non_commercial(conversion.provenance.get(record, "")):
+            print(f"THIS {what} IS NOT FOR COMMERCIAL USE, and neither is what is made of it.")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -115,6 +119,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=_positive, help="default steps of the served model")
     parser.add_argument("--ensemble", type=_positive, help="default members of the served model")
     parser.add_argument("--licence", help="where no file of it says so")
+    parser.add_argument("--vae-licence", help="that of --vae, where no file of it says so")
+    parser.add_argument("--heads", type=_positive, help="of a transformer of no published size")
     parser.add_argument("--dtype", choices=get_args(Storage), default="fp32", help="of the weights")
     parser.add_argument(
         "--quantize", choices=get_args(Quantization), default="none", help="for the CPU"

@@ -124,12 +124,15 @@ def main(arguments: list[str] | None = None) -> None:
         "--init", type=Path, help="a finished run, or a published DiT, to start from"
     )
     parser.add_argument(
+        "--heads", type=int, help="of a published DiT of no published size, whose file has none"
+    )
+    parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies"
     )
     told, options = launch(parser, FINETUNE_RUNS, "shipped", arguments)
     run, out, device = told.run, told.out, told.device
     with in_one_sentence(parser):
-        run, model = begin(run, options.vae, options.init, device)
+        run, model = begin(run, options.vae, options.init, device, options.heads)
         with reading(run.loader) as workers:
             streams = open_streams(run, device, read_roots(options.data), workers)
             compute = objective(run, model, device, streams)

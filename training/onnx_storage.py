@@ -15,7 +15,9 @@ import torch
 from numpy.typing import DTypeLike
 from torch import nn
 
-EXTERNAL_BYTES = 2**31 - 2**26  # a protocol buffer ends at 2 GiB, and the graph needs room too
+# Weights inside the graph's own file are copied twice on the way, and twice on the way back: small
+# networks stay one file, and of larger ones the weights are written and mapped where they lie.
+EXTERNAL_BYTES = 2**26
 _STORED_WHOLE = 256  # tensors up to this size (biases, norms) stay in single precision
 
 Storage = Literal["fp32", "fp16", "bf16"]

@@ -35,14 +35,21 @@ from training.runs.finetune import FinetuneRun
 
 
 def begin(
-    run: FinetuneRun, vae: Path | None, init: Path | None, device: torch.device
+    run: FinetuneRun,
+    vae: Path | None,
+    init: Path | None,
+    device: torch.device,
+    heads: int | None = None,
 ) -> tuple[FinetuneRun, PerceptionModel]:
     """The run around the autoencoder that it is given, and its model as training starts.
 
-    Raises ConfigError where an autoencoder is missing or one too many, CheckpointError where
-    weights do not fit the run's model, and TransplantError where pre-trained ones do not.
+    `heads` is what a published file of no published size does not say. Raises ConfigError where an
+    autoencoder is missing or one too many, CheckpointError where weights do not fit the run's model
+    or the number of heads is not known, and TransplantError where pre-trained ones do not fit.
     """
     published = init is not None and is_foreign(init)
+    if heads is not None and not published:
+        raise ConfigError("--heads is for a published checkpoint: runs say how many they have")
     if init is not None and not published and is_finetuned(init):
         if vae is not None:
             raise ConfigError(f"--vae is not for --init {init}, which has an autoencoder")
@@ -58,7 +65,7 @@ def begin(
             raise CheckpointError(f"{init} learned latents of another autoencoder ({learned[:12]})")
     run, model = _with_autoencoder(run, vae)
     if init is not None:
-        _plant(model, init, run.loop.seed)
+        _plant(model, init, run.loop.seed, heads)
     return run, model.to(device)
 
 
@@ -87,18 +94,18 @@ def _with_autoencoder(run: FinetuneRun, vae: Path) -> tuple[FinetuneRun, Percept
     return run, model
 
 
-def _plant(model: PerceptionModel, init: Path, seed: int) -> None:
+def _plant(model: PerceptionModel, init: Path, seed: int, heads: int | None) -> None:
     """Puts a pre-trained denoiser's weights into the model's."""
     target = model.config.denoiser()
-    source, weights = _learned(init, target)
+    source, weights = _learned(init, heads)
     # The paper's own generalist is a perception denoiser already.
     state = weights if source == target else perception_state(weights, source, target, seed)
     model.denoiser.load_state_dict(state, strict=True)
 
 
-def _learned(init: Path, target: DiTConfig) -> tuple[DiTConfig, dict[str, Tensor]]:
-    """A denoiser's shape and weights; a published one has the target's heads where it says none."""
+def _learned(init: Path, heads: int | None) -> tuple[DiTConfig, dict[str, Tensor]]:
+    """A denoiser's shape and weights."""
     if not is_foreign(init):
         return read_pretrained(init).run.model, read_tensors(init / WEIGHTS)
-    found = read_foreign(init, heads=target.heads, original=True)
+    found = read_foreign(init, heads, original=True)
     return found.config, found.state

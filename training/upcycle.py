@@ -137,7 +137,11 @@ def _renormalised(module: nn.Module) -> Iterator[None]:
 
 
 def start(
-    run: FinetuneRun, vae: Path | None, dense: Path, device: torch.device
+    run: FinetuneRun,
+    vae: Path | None,
+    dense: Path,
+    device: torch.device,
+    heads: int | None = None,
 ) -> tuple[FinetuneRun, PerceptionModel, Start]:
     """The run around the dense one's autoencoder, its model as training starts, and how far off.
 
@@ -147,7 +151,7 @@ def start(
     if experts is None:
         raise ConfigError("model.experts: must not be null, this is what the run is for")
     dense_run = replace(run, model=replace(run.model, experts=None))
-    begun, model = begin(dense_run, vae, dense, device)
+    begun, model = begin(dense_run, vae, dense, device, heads)
     mixture = upcycled(model, experts, run.loop.seed)
     found = measure_start(model.eval(), mixture.eval(), run.loop.seed)
     return replace(begun, model=mixture.config), mixture.train(), found
@@ -161,12 +165,15 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--vae", type=Path, help="folder of an autoencoder, for a pre-trained one")
     parser.add_argument(
+        "--heads", type=int, help="of a published DiT of no published size, whose file has none"
+    )
+    parser.add_argument(
         "--data", action="append", default=[], metavar="NAME=FOLDER", help="where a data set lies"
     )
     told, options = launch(parser, UPCYCLE_RUNS, "tiny", arguments)
     out, device = told.out, told.device
     with in_one_sentence(parser):
-        run, model, found = start(told.run, options.vae, options.dense, device)
+        run, model, found = start(told.run, options.vae, options.dense, device, options.heads)
         if is_first_process():
             tell(found, out)
         with reading(run.loader) as workers:

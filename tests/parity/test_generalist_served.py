@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from PIL import Image
 
@@ -17,7 +18,7 @@ from tests.parity.conftest import Convert
 from tests.parity.generalist_oracle import FRAME, SIDE, UNIT_PX, Expected, Oracle
 from tests.parity.oracle import SEED, TOLERANCE, picture
 from tests.support.pictures import disc, encode
-from tests.support.public_generalist import SHAPE, Release, build_generalist, told_heads
+from tests.support.public_generalist import SHAPE, Release, build_generalist
 from tests.support.served import Arrays, client_of, read_npz
 from training.onnx_storage import save_graph
 from training.quantize import quantize
@@ -58,8 +59,8 @@ def repository(release: Build, converted: Convert) -> Repository:
     def build(kind: str) -> Path:
         found = release(kind)
         vae = str(found.stable_diffusion)
-        with told_heads():
-            return converted("scaling-perception", found.file, "--vae", vae)
+        heads = str(SHAPE.heads)
+        return converted("scaling-perception", found.file, "--vae", vae, "--heads", heads)
 
     return build
 
@@ -189,11 +190,9 @@ def test_experts_stay_sparse_in_the_graph(repository: Repository):
 
 
 def test_quantised_gates_would_send_tokens_elsewhere(repository: Repository, tmp_path: Path):
-    plain = tmp_path / "plain.onnx"
-    plain.write_bytes(
-        (repository("stable diffusion 2") / "public_denoiser" / "1" / "model.onnx").read_bytes()
-    )
-    save_graph(quantize(plain, tmp_path / "integer.onnx"), tmp_path / "model.onnx", "fp32")
+    model = ir.load(repository("stable diffusion 2") / "public_denoiser" / "1" / "model.onnx")
+    quantize(model)
+    save_graph(model, tmp_path / "model.onnx", "fp32")
     graph = onnx.load(tmp_path / "model.onnx").graph
     kinds = {weight.name: weight.data_type for weight in graph.initializer}
     whole = [name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT]

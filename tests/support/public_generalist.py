@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.foreign_dit import Published, Weights, random_weights
 from tests.support.public_checkpoints import CHANNELS, SCHEDULER, WEIGHTS, build_autoencoder
-from training.converters import transformer
-from training.models.foreign import read_generalist
 
 SHAPE = Published(
     width=64,
@@ -68,15 +62,6 @@ def build_generalist(folder: Path, *, ema: bool = True, **scheduler: Any) -> Rel
     weights = random_weights(SHAPE)
     torch.save({"ema": weights} if ema else weights, file)
     return Release(file, weights, beside)
-
-
-@contextmanager
-def told_heads() -> Iterator[None]:
-    """Of the published size it is known how many heads it has; the small one here is none."""
-    told = partial(read_generalist, heads=SHAPE.heads)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transformer, "read_generalist", told)
-        yield
 
 
 def _brighten(path: Path) -> None:

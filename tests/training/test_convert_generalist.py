@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.public_generalist import Release, build_generalist, told_heads
+from tests.support.public_generalist import SHAPE, Release, build_generalist
 from training.convert import main
 from training.converters import depth
 from training.converters.hub import find_checkpoint
@@ -40,8 +40,9 @@ def described(file: Path, vae: Path | None = None, **wanted: object) -> Conversi
         checkpoint=find_checkpoint(str(file)),
         vae=None if vae is None else find_checkpoint(str(vae)),
         licence="apache-2.0",
+        heads=SHAPE.heads,
     )
-    with pytest.MonkeyPatch.context() as patch, told_heads():
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(depth, "read_licence", lambda *_: "apache-2.0")
         return CONVERTERS["scaling-perception"](replace(request, **wanted))  # type: ignore[arg-type]
 
@@ -81,6 +82,14 @@ REFUSED: dict[str, tuple[Callable[[Release], Conversion], str]] = {
     "steps": (
         lambda found: described(found.file, found.stable_diffusion, steps=201),
         r"--steps must be in 1\.\.200",
+    ),
+    "no heads": (
+        lambda found: described(found.file, found.stable_diffusion, heads=None),
+        "no published size, .* pass --heads",
+    ),
+    "odd heads": (
+        lambda found: described(found.file, found.stable_diffusion, heads=5),
+        "cannot have 5 heads, which must divide the width",
     ),
     "no file": (lambda found: described(found.stable_diffusion), "one .pt file, and holds none"),
 }

@@ -67,7 +67,7 @@ def test_a_published_dit_is_where_fine_tuning_starts(
     save: Callable[[Published, Path], Path], autoencoder_run: Path, tmp_path: Path
 ):
     run = finetuning()
-    _, model = begin(run, autoencoder_run, save(SMALL, tmp_path), CPU)
+    _, model = begin(run, autoencoder_run, save(SMALL, tmp_path), CPU, SMALL.heads)
     source = read_dit(as_file(SMALL, tmp_path), SMALL.heads)
     target = model.config.denoiser()
     expected = perception_state(source.state, source.config, target, seed=1)
@@ -79,7 +79,7 @@ def test_a_published_dit_is_where_fine_tuning_starts(
 def test_the_papers_generalist_is_trained_on_as_it_is(autoencoder_run: Path, tmp_path: Path):
     of = replace(GENERALIST, width=64, depth=1, heads=4)
     run = finetuning(targets="paper", experts=ExpertsConfig())
-    _, model = begin(run, autoencoder_run, as_file(of, tmp_path), CPU)
+    _, model = begin(run, autoencoder_run, as_file(of, tmp_path), CPU, of.heads)
     x = torch.randn(4, 12, 16, 16)
     t = torch.tensor([999, 500, 20, 0])
     tasks: tuple[TaskName, ...] = ("depth", "amodal", "flow")
@@ -94,7 +94,7 @@ def test_the_papers_generalist_is_trained_on_as_it_is(autoencoder_run: Path, tmp
 def test_a_published_dit_can_be_upcycled(autoencoder_run: Path, tmp_path: Path):
     tiny = UPCYCLE_RUNS["tiny"]()
     run = replace(tiny, model=around(tiny.model))
-    _, mixture, found = start(run, autoencoder_run, as_file(SMALL, tmp_path), CPU)
+    _, mixture, found = start(run, autoencoder_run, as_file(SMALL, tmp_path), CPU, SMALL.heads)
     assert found.renormalised < 1e-5 < found.as_trained
     experts = mixture.denoiser.blocks[0].get_parameter("mlp.experts.weight_in")
     dense = random_weights(SMALL)["blocks.0.mlp.fc1.weight"]
@@ -114,9 +114,32 @@ def test_what_does_not_fit_the_run_is_refused(
     of: Published, error: type[Exception], message: str, autoencoder_run: Path, tmp_path: Path
 ):
     with pytest.raises(error, match=message):
-        begin(finetuning(), autoencoder_run, as_file(of, tmp_path), CPU)
+        begin(finetuning(), autoencoder_run, as_file(of, tmp_path), CPU, 4)
 
 
 def test_an_autoencoder_is_needed(tmp_path: Path):
     with pytest.raises(ConfigError, match="--vae FOLDER is needed"):
         begin(finetuning(), None, as_file(SMALL, tmp_path), CPU)
+
+
+@pytest.mark.parametrize(
+    ("heads", "error", "message"),
+    [
+        (None, CheckpointError, "no published size, .* pass --heads"),
+        (5, CheckpointError, "cannot have 5 heads, which must divide the width"),
+        (8, TransplantError, "heads"),
+    ],
+)
+def test_heads_are_told_and_not_guessed(
+    heads: int | None, error: type[Exception], message: str, autoencoder_run: Path, tmp_path: Path
+):
+    with pytest.raises(error, match=message):
+        begin(finetuning(), autoencoder_run, as_file(SMALL, tmp_path), CPU, heads)
+
+
+def test_heads_that_a_folder_states_are_not_overruled(autoencoder_run: Path, tmp_path: Path):
+    folder = as_folder(SMALL, tmp_path)
+    with pytest.raises(CheckpointError, match="states 4 heads, not 2"):
+        begin(finetuning(), autoencoder_run, folder, CPU, 2)
+    with pytest.raises(ConfigError, match="--heads is for a published checkpoint"):
+        begin(finetuning(), autoencoder_run, None, CPU, 2)

@@ -91,10 +91,17 @@ def chosen_autoencoder(request: Request) -> Autoencoder:
 
 def licences(request: Request) -> str:
     """The licence of everything that goes into the model."""
-    whole = read_licence(request.checkpoint, request.licence)
-    if request.vae is None:
-        return whole
-    return f"{whole}; autoencoder: {read_licence(request.vae, None)}"
+    return "; autoencoder: ".join(_licences(request).values())
+
+
+def _licences(request: Request) -> dict[str, str]:
+    """The licence of the checkpoint, and that of the autoencoder which replaces its own."""
+    found = {"": read_licence(request.checkpoint, request.licence)}
+    if request.vae is not None:
+        found["autoencoder "] = read_licence(request.vae, request.vae_licence, "--vae-licence")
+    elif request.vae_licence is not None:
+        raise ConvertError("--vae-licence is for another autoencoder: pass --vae too")
+    return found
 
 
 def provenance(
@@ -107,6 +114,7 @@ def provenance(
         places = {"": request.checkpoint, "autoencoder ": request.vae}
     for what, source in places.items():
         record |= _named(what, source)
+    record |= {f"{what}licence": licence for what, licence in _licences(request).items()}
     for path in files:
         for what, source in places.items():
             if path.is_relative_to(source.folder):

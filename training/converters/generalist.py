@@ -75,7 +75,7 @@ class _Encoder(nn.Module):
 def convert_generalist(request: Request) -> Conversion:
     """Read the released file and the folder beside it; raises ConvertError."""
     _require_no_choice(request)
-    denoiser = read_transformer(_weights_file(request.checkpoint))
+    denoiser = read_transformer(_weights_file(request.checkpoint), request.heads)
     autoencoder = _autoencoder(request, denoiser)
     scheduler = _scheduler(request)
     notes = [
@@ -113,13 +113,7 @@ def convert_generalist(request: Request) -> Conversion:
 
 
 def _require_no_choice(request: Request) -> None:
-    for flag, value in (
-        ("variant", request.variant),
-        ("predicts", request.predicts),
-        ("resolution", request.resolution),
-    ):
-        if value is not None:
-            raise ConvertError(f"--{flag} is not for scaling-perception, whose file settles it")
+    request.refuse("scaling-perception", "variant", "predicts", "resolution")
     for flag, number, most in (
         ("steps", request.steps, MAX_STEPS),
         ("ensemble", request.members, MAX_MEMBERS),

@@ -12,7 +12,7 @@ _FIELD = re.compile(r"^(license|license_name):\s*[\"']?([^\"'\n]+?)[\"']?\s*$", 
 _NON_COMMERCIAL = re.compile(r"non-?\s?commercial|(^|[^a-z])nc([^a-z]|$)|research[ -]only", re.I)
 
 
-def read_licence(source: Source, given: str | None) -> str:
+def read_licence(source: Source, given: str | None, flag: str = "--licence") -> str:
     """The licence of a checkpoint: `given`, or what its README.md or licence file says.
 
     Raises ConvertError where nobody says it.
@@ -21,7 +21,7 @@ def read_licence(source: Source, given: str | None) -> str:
     if given is None and stated is None:
         raise ConvertError(
             f"no file in {source.folder} states a licence (README.md: license, or LICENSE): "
-            "pass --licence"
+            f"pass {flag}"
         )
     if given is None or stated is None or given.casefold() == stated.casefold():
         return given or stated or ""

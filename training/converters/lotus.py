@@ -65,6 +65,7 @@ def task_switch() -> Tensor:
 
 def convert_lotus(request: Request) -> Conversion:
     """Read a Lotus folder; raises ConvertError."""
+    request.refuse("lotus", "heads")
     folder = request.checkpoint.folder
     if request.variant is not None:
         raise ConvertError("--variant: whether a Lotus is D or G shows in its UNet's input")

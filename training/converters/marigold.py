@@ -47,6 +47,7 @@ _SAMPLER_STEPS: Mapping[str, int] = {"ddim": MAX_STEPS, "lcm": ORIGINAL_STEPS}
 
 def convert_marigold(request: Request) -> Conversion:
     """Read a Marigold folder; raises ConvertError."""
+    request.refuse("marigold", "heads")
     folder = request.checkpoint.folder
     variant = _variant(request)
     index = read_config(folder / "model_index.json")

@@ -29,8 +29,8 @@ class Source:
 class Request:
     """What is wanted of a checkpoint. None leaves the choice to its own files.
 
-    `vae` replaces the checkpoint's autoencoder. `variant` and `predicts` say what no file of some
-    checkpoints does.
+    `vae` replaces the checkpoint's autoencoder. `variant`, `predicts`, `heads` and the licences say
+    what no file of some checkpoints does.
     """
 
     name: str
@@ -42,6 +42,14 @@ class Request:
     variant: str | None = None
     predicts: str | None = None
     licence: str | None = None
+    vae_licence: str | None = None
+    heads: int | None = None
+
+    def refuse(self, family: str, *flags: str) -> None:
+        """Raise ConvertError where one of `flags` was given, since a family's files settle it."""
+        for flag in flags:
+            if getattr(self, flag) is not None:
+                raise ConvertError(f"--{flag} is not for {family}, whose files settle it")
 
 
 @dataclass(frozen=True)

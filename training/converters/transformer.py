@@ -21,9 +21,13 @@ _ON_THE_WAY = 400  # a timestep between the ends
 
 @dataclass(frozen=True)
 class Transformer:
-    """The network in the file, which is read again when its weights are wanted."""
+    """The network in the file, which is read again when its weights are wanted.
+
+    `told_heads` are those that were asked for, since no tensor tells them.
+    """
 
     path: Path
+    told_heads: int | None
     config: DiTConfig
     latent_size: int
     notes: tuple[str, ...]
@@ -54,20 +58,20 @@ class Transformer:
             return countable(DiT(self.config)).requires_grad_(False).eval()
 
     def _load(self) -> nn.Module:
-        return separate_experts(_read(self.path).build()).requires_grad_(False)
+        return separate_experts(_read(self.path, self.told_heads).build()).requires_grad_(False)
 
 
-def read_transformer(path: Path) -> Transformer:
+def read_transformer(path: Path, heads: int | None = None) -> Transformer:
     """What a file holds. Its weights are let go of, so that networks are loaded one by one."""
-    found = _read(path)
+    found = _read(path, heads)
     assert found.latent_size is not None  # every file of this kind has its positions
     if found.config.experts is None:
         raise ConvertError(f"{path} has no experts, which the released generalist has")
-    return Transformer(path, found.config, found.latent_size, found.notes)
+    return Transformer(path, heads, found.config, found.latent_size, found.notes)
 
 
-def _read(path: Path) -> Foreign:
+def _read(path: Path, heads: int | None) -> Foreign:
     try:
-        return read_generalist(path)
+        return read_generalist(path, heads)
     except CheckpointError as error:
         raise ConvertError(str(error)) from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,11 +15,9 @@ from service.core.sizes import Size
 from training.converters.record import Conversion, Part
 from training.onnx_network import (
     TOLERANCE,
-    Case,
     Network,
     check_cases,
     evaluate,
-    largest_difference,
     trace,
 )
 from training.onnx_storage import EXTERNAL_BYTES, Storage, round_weights, save_graph
@@ -28,7 +25,8 @@ from training.quantize import quantize
 from training.served_model import adding_version, network_files, write_artifact
 
 Quantization = Literal["none", "int8"]
-QUANTIZED_TOLERANCE = 0.2  # of the largest output: beyond it a network is broken, not rounded
+# Of the largest output. In integers a network beyond it is broken, not rounded.
+TOLERANCES: Mapping[Quantization, float] = {"none": TOLERANCE, "int8": 0.2}
 
 # In latent cells: no side a multiple of 8, and a picture that is all but a line.
 _TRACED, _OTHERS = (9, 12), ((8, 8), (1, 10))
@@ -89,16 +87,15 @@ def _write(part: Part, multiple: int, path: Path, weights: Weights) -> str:
     round_weights(network.module, weights.storage)
     rounded = exact if weights.storage == "fp32" else evaluate(network)
     path.parent.mkdir(parents=True)
-    if weights.quantization == "none":
-        save_graph(trace(network), path, weights.storage, weights.external_from)
-        tolerance = TOLERANCE
-    else:
-        _write_quantized(network, path, weights)
-        tolerance = QUANTIZED_TOLERANCE
-    del network
+    graph = trace(network)
+    if weights.quantization == "int8":
+        quantize(graph)
+    save_graph(graph, path, weights.storage, weights.external_from)
+    del network, graph
     gc.collect()  # the traced program refers to itself, and to the weights
-    check_cases(path, part.output, rounded, tolerance)
-    return _report(part, path, exact)
+    off = check_cases(path, part.output, rounded, TOLERANCES[weights.quantization], exact)
+    size = sum(file.stat().st_size for file in path.parent.iterdir())
+    return f"{part.name}: {size / 1e6:.1f} MB, differs from the checkpoint in torch by {off:.1e}"
 
 
 def _load(part: Part, multiple: int) -> Network:
@@ -107,17 +104,3 @@ def _load(part: Part, multiple: int) -> Network:
 
     others = tuple(inputs(cells) for cells in _OTHERS)
     return Network(part.name, part.load(), inputs(_TRACED), part.output, True, others)
-
-
-def _write_quantized(network: Network, path: Path, weights: Weights) -> None:
-    with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
-        plain, integer = Path(scratch) / "plain.onnx", Path(scratch) / "integer.onnx"
-        save_graph(trace(network), plain, "fp32", weights.external_from)
-        graph = quantize(plain, integer)
-        save_graph(graph, path, weights.storage, weights.external_from)
-
-
-def _report(part: Part, path: Path, exact: Sequence[Case]) -> str:
-    size = sum(file.stat().st_size for file in path.parent.iterdir())
-    off = largest_difference(path, part.output, exact)
-    return f"{part.name}: {size / 1e6:.1f} MB, differs from the checkpoint in torch by {off:.1e}"

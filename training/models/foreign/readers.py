@@ -55,7 +55,10 @@ def read_foreign(path: Path, heads: int | None = None, original: bool = False) -
     Raises CheckpointError where it is none of them.
     """
     if path.is_dir():
-        return read_diffusers(path, original)
+        found = read_diffusers(path, original)
+        if heads not in (None, found.config.heads):
+            raise CheckpointError(f"{path} states {found.config.heads} heads, not {heads}")
+        return found
     return _read(path, None, Told(heads))
 
 

@@ -107,11 +107,14 @@ def _heads(found: Tensors, depth: int, width: int, told: int | None, qk_norm: bo
     size = f"{depth} blocks of width {width}"
     if known is None and told is None:
         raise CheckpointError(
-            f"{found.source}: {size} are no published size, and the number of heads is not told"
+            f"{found.source}: {size} are no published size, and no tensor tells how many heads "
+            "there are: pass --heads"
         )
     if known is not None and told is not None and known != told:
         raise CheckpointError(f"{found.source}: {size} have {known} heads, not {told}")
     heads = told or known or 0
     if heads < 1 or width % heads:
-        raise CheckpointError(f"{found.source}: {size} cannot have {heads} heads")
+        raise CheckpointError(
+            f"{found.source}: {size} cannot have {heads} heads, which must divide the width"
+        )
     return heads
