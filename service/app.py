@@ -86,13 +86,13 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,  # a redirect would cost a client its whole upload
         title="Percept",
         version=_version(),
-        description="Depth, optical flow and amodal completion; every call chooses its compute.",
+        description="Depth, flow, amodal completion, normals; every call chooses its compute.",
         lifespan=life.lifespan,
     )
     transfer_limits = TransferLimits(
         settings.max_upload_bytes, settings.upload_timeout_s, settings.answer_timeout_s
     )
-    app.include_router(prediction_routes(predictor, admission, transfer_limits))
+    app.include_router(prediction_routes(predictor, catalog, admission, transfer_limits))
     app.include_router(
         operation_routes(
             catalog,

@@ -15,7 +15,7 @@ main = typer.Typer(name="percept", no_args_is_help=True, pretty_exceptions_enabl
 
 @main.callback()
 def percept() -> None:
-    """Depth, optical flow and amodal completion over HTTP."""
+    """Depth, optical flow, amodal completion and surface normals over HTTP."""
 
 
 def serve(**flags: str | None) -> None:

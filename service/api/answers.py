@@ -4,18 +4,25 @@ The order is the same for every task: decode each member at the model's resoluti
 members, then resize what was asked for. The kind of encoding decides how.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import assert_never
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from service.api.images import Upload
 from service.api.resample import resize_maps, resize_plainly
-from service.core.encodings import AmodalEncoding, DepthEncoding, Encoding, FlowEncoding
-from service.core.ensemble import Reduction, reduce_members
+from service.core.directions import normalized, reduce_directions
+from service.core.encodings import (
+    AmodalEncoding,
+    DepthEncoding,
+    Encoding,
+    FlowEncoding,
+    NormalsEncoding,
+)
+from service.core.ensemble import Reduced, Reduction, reduce_members
 from service.core.sizes import Fit
+from service.core.tasks import NORMALS
 
 _SMALLEST_RANGE = 1e-6  # of a depth map: a flat one is all near rather than amplified rounding
 _OBJECT = 0.5  # coverage from which a pixel belongs to the whole object
@@ -116,21 +123,22 @@ class AmodalAnswer:
         return rgba
 
 
-Answer = DepthAnswer | FlowAnswer | AmodalAnswer
+@dataclass(frozen=True)
+class NormalsAnswer:
+    """Unit vectors, x right, y up, z to the viewer; `uncertainty` in half turns, one per pixel."""
+
+    prediction: Float32[np.ndarray, "3 h w"]
+    uncertainty: Float32[np.ndarray, "h w"] | None
+    members: Float32[np.ndarray, "n 3 h w"] | None
+
+
+Answer = DepthAnswer | FlowAnswer | AmodalAnswer | NormalsAnswer
 
 
 def make_answer(encoding: Encoding, fields: Fields, scene: Scene) -> Answer:
     """Turn a task's encoded fields into its answer for a scene."""
     fields = {name: scene.crop(maps) for name, maps in fields.items()}
-    match encoding:
-        case DepthEncoding():
-            return _depth_answer(encoding, fields, scene)
-        case FlowEncoding():
-            return _flow_answer(encoding, fields, scene)
-        case AmodalEncoding():
-            return _amodal_answer(encoding, fields, scene)
-        case _:
-            assert_never(encoding)
+    return MAKERS[type(encoding)](encoding, fields, scene)
 
 
 def _depth_answer(encoding: DepthEncoding, fields: Fields, scene: Scene) -> DepthAnswer:
@@ -178,17 +186,39 @@ def _amodal_answer(encoding: AmodalEncoding, fields: Fields, scene: Scene) -> Am
     )
 
 
+def _normals_answer(encoding: NormalsEncoding, fields: Fields, scene: Scene) -> NormalsAnswer:
+    members = encoding.decode(np.stack([fields[axis] for axis in NORMALS], axis=1))
+    maps = _reduce_and_resize(members, scene, reduce_directions)
+    # What lies between unit vectors is shorter than they are.
+    return NormalsAnswer(
+        normalized(maps.prediction),
+        maps.uncertainty,
+        None if maps.members is None else normalized(maps.members),
+    )
+
+
+# By kind of encoding, which is what a maker takes.
+MAKERS: Mapping[type[Encoding], Callable[..., Answer]] = {
+    DepthEncoding: _depth_answer,
+    FlowEncoding: _flow_answer,
+    AmodalEncoding: _amodal_answer,
+    NormalsEncoding: _normals_answer,
+}
+
+
 @dataclass(frozen=True)
 class _Maps:
     prediction: Float32[np.ndarray, "*field h w"]
-    uncertainty: Float32[np.ndarray, "*field h w"] | None
+    uncertainty: Float32[np.ndarray, "*spread h w"] | None
     members: Float32[np.ndarray, "n *field h w"] | None
 
 
 def _reduce_and_resize(
-    members: Float32[np.ndarray, "n *field model_h model_w"], scene: Scene
+    members: Float32[np.ndarray, "n *field model_h model_w"],
+    scene: Scene,
+    reduce: Callable[[np.ndarray, Reduction], Reduced] = reduce_members,
 ) -> _Maps:
-    reduced = reduce_members(members, scene.reduction)
+    reduced = reduce(members, scene.reduction)
     return _Maps(
         scene.resize(reduced.prediction),
         scene.resize(reduced.uncertainty) if scene.uncertainty else None,

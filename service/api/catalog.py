@@ -54,6 +54,11 @@ class Catalog:
                 limit=able or "no model here does",
             ) from error
 
+    def able(self, task: Task) -> tuple[Artifact, ...]:
+        """The models that do a task, the default first where it does."""
+        able = [artifact for artifact in self.artifacts.values() if serves(artifact, task.name)]
+        return tuple(sorted(able, key=lambda artifact: artifact is not self.default))
+
     def _find(self, name: str) -> Artifact | None:
         return self.artifacts.get(name) or self._newest.get(name)
 

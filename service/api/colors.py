@@ -1,6 +1,6 @@
 """What float maps look like: a perceptual colour map, the Middlebury colour wheel, object overlays.
 
-Arrays are (h, w) or (2, h, w) floats in; uint8 (h, w, 3) out, as image files want them.
+Arrays are (h, w), (2, h, w) or (3, h, w) floats in; uint8 (h, w, 3) out, as image files want them.
 """
 
 from functools import lru_cache
@@ -104,6 +104,16 @@ def _wheel_colors(unit_flow: Float32[np.ndarray, "2 h w"]) -> UInt8[np.ndarray, 
     hue = (1 - fraction) * wheel[below] + fraction * wheel[(below + 1) % len(wheel)]
     color = np.where(radius <= 1, 1 - radius * (1 - hue), hue * np.float32(_BEYOND_SCALE))
     return np.floor(255 * color).astype(np.uint8)
+
+
+def color_normals(normals: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Paint unit vectors as usual: red, green and blue are x, y and z, black at -1, full at 1.
+
+    With x right, y up and z to the viewer, what faces the viewer is light blue, what faces right
+    pink and what faces up green.
+    """
+    scaled = (normals.transpose(1, 2, 0) + 1) * np.float32(127.5)
+    return np.rint(scaled, out=scaled).astype(np.uint8, order="C")
 
 
 def overlay_object(

@@ -1,14 +1,16 @@
-"""What OpenAPI says about the three predictions, taken from the task table and the form's model.
+"""What OpenAPI says about the predictions, taken from the task table and the form's model.
 
 The forms are read by `service.api.uploads` while they arrive: FastAPI cannot know them by itself.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from service.api.catalog import Catalog
 from service.api.knobs import Knobs, choices
 from service.api.problems import MEDIA_TYPE, Problem
-from service.api.render import JSON, media_type
-from service.api.schemas import AmodalData, AnswerData, DepthData, FlowData
+from service.api.rendered import JSON, media_type
+from service.api.schemas import AmodalData, AnswerData, DepthData, FlowData, NormalsData
 from service.api.terms import DEADLINE, MAX_DEADLINE_MS, PRIORITY
 from service.core.tasks import Task, TaskName
 from service.engine.request import PRIORITIES
@@ -19,6 +21,7 @@ _SUMMARIES: Mapping[TaskName, str] = {
     "depth": "How far is every pixel",
     "flow": "Where did every pixel go",
     "amodal": "What is the whole shape of a half-hidden object",
+    "normals": "Which way does every surface face",
 }
 _FILES: Mapping[str, str] = {
     "image": "The picture: JPEG, PNG, WebP, TIFF or BMP",
@@ -30,6 +33,7 @@ _JSON_ANSWERS: Mapping[TaskName, type[AnswerData]] = {
     "depth": DepthData,
     "flow": FlowData,
     "amodal": AmodalData,
+    "normals": NormalsData,
 }
 _HEADERS: Mapping[str, str] = {
     "X-Percept-Steps": "Denoising steps",
@@ -60,17 +64,35 @@ _OF_PREDICTIONS = (400, 408, 413, 415, 422, 429, 502, 503, 504)
 _COME_BACK = (429, 503)  # with Retry-After
 
 
-_EXAMPLES: Mapping[str, str] = {
-    "The model's own choice": "",
-    "The best measured answer for 20 denoiser evaluations": "-F budget_evals=20",
-    "The best measured answer within two seconds, and none after three": (
-        f"-F budget_ms=2000 -H '{DEADLINE}: 3000'"
+@dataclass(frozen=True)
+class _Example:
+    """What a call asks for, and how; `measured` if only a model with a calibration can do it."""
+
+    what: str
+    how: str = ""
+    measured: bool = False
+
+
+_EXAMPLES = (
+    _Example("The model's own choice"),
+    _Example(
+        "The best measured answer for 20 denoiser evaluations", "-F budget_evals=20", measured=True
     ),
-    "As good as is worth its cost": "-F quality=standard",
-    "Members until the answer hardly changes, behind more urgent calls": (
-        f"-F ensemble=auto -F budget_evals=40 -H '{PRIORITY}: low'"
+    _Example(
+        "The best measured answer within two seconds, and none after three",
+        f"-F budget_ms=2000 -H '{DEADLINE}: 3000'",
+        measured=True,
     ),
-}
+    _Example("As good as is worth its cost", "-F quality=standard", measured=True),
+    _Example(
+        "Members until the answer hardly changes, behind more urgent calls",
+        f"-F ensemble=auto -H '{PRIORITY}: low'",
+    ),
+)
+_NO_MODEL = (
+    "No model here does this: every call is answered 422. `python -m training.convert` adds a "
+    "public one."
+)
 
 
 def summary(task: Task) -> str:
@@ -78,14 +100,26 @@ def summary(task: Task) -> str:
     return _SUMMARIES[task.name]
 
 
-def description(task: Task) -> str:
-    """Return curl lines for a task: as it is, and with each way to say what it may cost."""
-    files = " ".join(f"-F {name}=@{name}.jpg" for name in task.images)
+def description(task: Task, catalog: Catalog) -> str:
+    """Return curl lines for a task: as it is, and with each way to say what it may cost.
+
+    They are what the default model answers, else the first that does the task, by its name.
+    """
+    words = ["curl", *(f"-F {name}=@{name}.jpg" for name in task.images)]
+    measured = True
+    if catalog.artifacts:  # else they are yet to come, and these are the lines of most
+        able = catalog.able(task)
+        if not able:
+            return _NO_MODEL
+        if able[0] is not catalog.default:
+            words.append(f"-F model={able[0].name}")
+        measured = len(able[0].served(task.name).calibration) > 0
     lines = (
-        f"# {what}\n"
-        + " ".join(["curl", files, *([how] if how else []), f"localhost:8000/{task.name}"])
+        f"# {example.what}\n"
+        + " ".join([*words, *example.how.split(), f"localhost:8000/{task.name}"])
         + f" -o {task.name}.png"
-        for what, how in _EXAMPLES.items()
+        for example in _EXAMPLES
+        if measured or not example.measured
     )
     return "```\n" + "\n".join(lines) + "\n```"
 

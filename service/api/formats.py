@@ -1,4 +1,4 @@
-"""Arrays to files: PNG of 8 and 16 bits, Middlebury .flo, KITTI flow, .npz.
+"""Arrays to files: PNG of 8 and 16 bits, Middlebury .flo, KITTI flow, normals, .npz.
 
 PNGs are compressed at the fastest level: on maps as smooth as these the slow ones save little.
 """
@@ -80,6 +80,12 @@ def kitti(flow: Float32[np.ndarray, "2 h w"]) -> bytes:
     valid = ((stored >= 0) & (stored <= 65535)).all(axis=0)
     pixels = np.stack([*np.where(valid, stored, 0), valid], axis=-1)
     return png16_rgb(pixels.astype(np.uint16))
+
+
+def normals(vectors: Float32[np.ndarray, "3 h w"]) -> bytes:
+    """Encode unit vectors as 16-bit RGB: red, green and blue are x, y and z of -1..1."""
+    scaled = (vectors.transpose(1, 2, 0) + 1) * np.float32(WHITE_16 / 2)
+    return png16_rgb(np.rint(scaled).astype(np.uint16, order="C"))
 
 
 def npz(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -18,8 +18,9 @@ from service.api.failures import engine_failures
 from service.api.images import ImageLimits
 from service.api.inputs import ModelInputs, prepare_inputs, take_uploads
 from service.api.knobs import Knobs
-from service.api.render import Ran, Rendered, render
+from service.api.render import render
 from service.api.render_costs import RenderCosts, RenderKind, RenderSize
+from service.api.rendered import Ran, Rendered
 from service.api.schemas import RunData
 from service.api.terms import Call
 from service.core.artifact import MAX_MEMBERS, Artifact, Component, ServedTask

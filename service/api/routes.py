@@ -48,7 +48,7 @@ class TransferLimits:
 
 
 def prediction_routes(
-    predictor: Predictor, admission: Admission, limits: TransferLimits
+    predictor: Predictor, catalog: Catalog, admission: Admission, limits: TransferLimits
 ) -> APIRouter:
     """Return `POST /{task}` for every task."""
     router = APIRouter(tags=["predictions"])
@@ -59,7 +59,7 @@ def prediction_routes(
             methods=["POST"],
             name=task.name,
             summary=docs.summary(task),
-            description=docs.description(task),
+            description=docs.description(task, catalog),
             response_class=Response,
             responses=docs.responses(task),
             openapi_extra={"requestBody": docs.request_body(task), "parameters": docs.headers()},

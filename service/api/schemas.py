@@ -23,7 +23,7 @@ class ImageData(BaseModel):
 
 
 class UncertaintyData(BaseModel):
-    """The members' spread, in the prediction's unit."""
+    """The members' spread: in the prediction's unit, or as an angle in half turns for normals."""
 
     mean: float
     maps: Sequence[ImageData] = Field(description="16-bit grey; flow has two, for u and for v")
@@ -81,6 +81,10 @@ class AmodalData(AnswerData):
     box: tuple[int, int, int, int] = Field(
         description="Left, top, right, bottom of the whole object; right and bottom exclusive"
     )
+
+
+class NormalsData(AnswerData):
+    """Unit normals as a 16-bit RGB PNG: red is x (right), green y (up), blue z (to the viewer)."""
 
 
 class CalibrationData(BaseModel):

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from service.core.directions import Directions, normalized
 from service.core.record import require
 
 SMALLEST_RANGE = 1e-6  # of depth values: a flat scene is all near rather than a division by zero
@@ -189,7 +190,56 @@ class AmodalEncoding:
         return (distance > self.threshold).astype(np.float32)
 
 
-Encoding = DepthEncoding | FlowEncoding | AmodalEncoding
+# Which way the axes of a model's normals point, and how much of the last one is used.
+X = Literal["right", "left"]
+Y = Literal["up", "down"]
+Z = Literal["viewer", "scene"]
+ZRange = Literal["full", "half"]
+
+
+@dataclass(frozen=True)
+class NormalsEncoding:
+    """Surface normals: x, y and z of unit vectors, each in [-1, 1].
+
+    Answers have x to the right, y up and z toward the viewer: a wall seen head-on is (0, 0, 1). A
+    model's own axes may point elsewhere, as `x`, `y` and `z` say; with `z_range` "half" its z, of
+    which only 0..1 occurs, fills the encoded range.
+    """
+
+    x: X = "right"
+    y: Y = "up"
+    z: Z = "viewer"
+    z_range: ZRange = "full"
+    kind: Literal["normals"] = "normals"
+
+    @property
+    def unit(self) -> str:
+        """What answers are in."""
+        return "unit vector: x right, y up, z to the viewer"
+
+    def encode(self, normals: Directions) -> Directions:
+        """Encode unit vectors of the answer's axes, exactly."""
+        scale, offset = _Z_RANGES[self.z_range]
+        y = normals * self._signs()
+        y[..., 2, :, :] = (y[..., 2, :, :] - np.float32(offset)) / np.float32(scale)
+        return y
+
+    def decode(self, y: Directions) -> Directions:
+        """Decode to unit vectors; one shorter than 1e-6 has no direction and stays short."""
+        scale, offset = _Z_RANGES[self.z_range]
+        vectors = np.clip(y, -1, 1)
+        vectors[..., 2, :, :] = vectors[..., 2, :, :] * np.float32(scale) + np.float32(offset)
+        return normalized(vectors) * self._signs()
+
+    def _signs(self) -> Float32[np.ndarray, "3 1 1"]:
+        signs = [_AXES[self.x], _AXES[self.y], _AXES[self.z]]
+        return np.array(signs, dtype=np.float32)[:, None, None]
+
+
+_AXES = {"right": 1, "left": -1, "up": 1, "down": -1, "viewer": 1, "scene": -1}
+_Z_RANGES = {"full": (1.0, 0.0), "half": (0.5, 0.5)}  # z is encoded z times the first + the second
+
+Encoding = DepthEncoding | FlowEncoding | AmodalEncoding | NormalsEncoding
 
 
 def _require_companding(companding: float) -> None:

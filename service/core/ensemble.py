@@ -5,6 +5,7 @@ it, but in float64: in float32 that solver's finite differences are mostly round
 hangs on the last bit of its input.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 from scipy.optimize import approx_fprime, minimize
 
-Reduction = Literal["median", "mean", "aligned"]
+Reduction = Literal["median", "mean", "aligned", "closest"]
 
 REGULARIZER = 0.02  # pulls the aligned median to 0..1
 # Part of the method, not a saving: the optimum itself is the collapse of all members to one value.
@@ -24,7 +25,7 @@ SMALLEST_RANGE = 1e-6
 
 @dataclass(frozen=True)
 class Reduced:
-    """A prediction and the members' spread around it, each the shape of one member."""
+    """A prediction, and the members' spread around it: per value, or per pixel for directions."""
 
     prediction: Float32[np.ndarray, "..."]
     uncertainty: Float32[np.ndarray, "..."]
@@ -36,14 +37,20 @@ def reduce_members(values: Float32[np.ndarray, " N *rest"], reduction: Reduction
     `median` takes the lower middle of an even N, as torch does, and the median absolute deviation;
     `mean` the standard deviation with divisor N - 1. `aligned` first gives each member the scale
     and shift under which all agree, then takes the median and stretches it to [0, 1]. A single
-    member is returned as it is, with uncertainty 0.
+    member is returned as it is, with uncertainty 0. Raises KeyError for a reduction of directions
+    (`core/directions`).
     """
+    reduce = _REDUCTIONS[reduction]
     if len(values) == 1:
         return Reduced(values[0], np.zeros_like(values[0]))
-    if reduction == "mean":
-        return Reduced(values.mean(axis=0), values.std(axis=0, ddof=1))
-    if reduction == "median":
-        return _reduce_by_median(values)
+    return reduce(values)
+
+
+def _reduce_by_mean(values: Float32[np.ndarray, " N *rest"]) -> Reduced:
+    return Reduced(values.mean(axis=0), values.std(axis=0, ddof=1))
+
+
+def _reduce_aligned(values: Float32[np.ndarray, " N *rest"]) -> Reduced:
     scale, shift = _agreement(values.reshape(len(values), -1).astype(np.float64))
     aligned = (scale * values.T + shift).T
     low, high = _extremes(_lower_median(aligned))
@@ -54,6 +61,13 @@ def _reduce_by_median(values: Float[np.ndarray, " N *rest"]) -> Reduced:
     prediction = _lower_median(values)
     deviation = _lower_median(np.abs(values - prediction))
     return Reduced(prediction.astype(np.float32), deviation.astype(np.float32))
+
+
+_REDUCTIONS: Mapping[Reduction, Callable[[Float32[np.ndarray, " N *rest"]], Reduced]] = {
+    "median": _reduce_by_median,
+    "mean": _reduce_by_mean,
+    "aligned": _reduce_aligned,
+}
 
 
 def _lower_median(values: Float[np.ndarray, " N *rest"]) -> Float[np.ndarray, " *rest"]:

@@ -1,8 +1,8 @@
 """The table of tasks: what each needs, what it can answer, and which numbers every answer takes.
 
-A field is one map that a model predicts (depth; u and v; a mask; red, green, blue). Which component
-of a model yields which field is the artifact's business; everything else that differs between tasks
-and is not an encoding is a row here.
+A field is one map that a model predicts (depth; u and v; a mask; red, green, blue; x, y, z). Which
+component of a model yields which field is the artifact's business; everything else that differs
+between tasks and is not an encoding is a row here.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,13 +12,14 @@ from typing import Literal
 
 from service.core.ensemble import Reduction
 
-TaskName = Literal["depth", "flow", "amodal"]
+TaskName = Literal["depth", "flow", "amodal", "normals"]
 Fields = tuple[str, ...]
 
 DEPTH: Fields = ("depth",)
 FLOW: Fields = ("u", "v")
 MASK: Fields = ("mask",)
 APPEARANCE: Fields = ("red", "green", "blue")
+NORMALS: Fields = ("x", "y", "z")
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,8 @@ class Task:
 
     `images` are the upload's form fields in model order. `outputs` maps each output form to the
     sets of fields it can be made from, the preferred first: a mask comes from the mask field where
-    a model has one, else from the appearance. Reductions default to the paper's.
+    a model has one, else from the appearance. Reductions default to the paper's, those of
+    normals to Marigold's.
     """
 
     name: TaskName
@@ -81,6 +83,14 @@ _ROWS = (
         default_output="mask",
         reductions=("median", "mean"),
         default_reduction="median",
+    ),
+    Task(
+        name="normals",
+        images=("image",),
+        outputs=dict.fromkeys(("color", "png16", "npz", "json"), (NORMALS,)),
+        default_output="color",
+        reductions=("closest", "mean"),
+        default_reduction="closest",
     ),
 )
 

@@ -1,16 +1,35 @@
 """Encoded fields to answers, where a whole server would hide the numbers."""
 
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from service.api.answers import AmodalAnswer, DepthAnswer, FlowAnswer, Scene, make_answer
+from service.api.answers import (
+    MAKERS,
+    AmodalAnswer,
+    Answer,
+    DepthAnswer,
+    FlowAnswer,
+    NormalsAnswer,
+    Scene,
+    make_answer,
+)
 from service.api.images import ImageLimits, Upload
+from service.api.render import RENDERERS
 from service.api.resample import resize_maps
-from service.core.encodings import AmodalEncoding, DepthEncoding, FlowEncoding
+from service.core.encodings import (
+    AmodalEncoding,
+    DepthEncoding,
+    Encoding,
+    FlowEncoding,
+    NormalsEncoding,
+)
 from service.core.sizes import LongestEdge
-from tests.support.pictures import disc, encode, gradient
+from service.core.tasks import NORMALS, TASKS, TaskName
+from tests.support.artifacts import small_artifact
+from tests.support.pictures import disc, encode, gradient, sphere
 
 LIMITS = ImageLimits(10**7, 16, 10**4)
 PICTURE, MASK = gradient(40, 32), disc(40, 32, radius=8)
@@ -113,3 +132,84 @@ def test_disparity_is_reversed():
     answer = make_answer(DepthEncoding(quantity="disparity"), {"depth": near_is_high}, scene)
     assert answer.prediction[0, 0] == 1
     assert answer.prediction[0, -1] == 0
+
+
+def normals_fields(*members: np.ndarray, encoding: NormalsEncoding) -> dict[str, np.ndarray]:
+    encoded = encoding.encode(np.stack(members))
+    return {axis: np.ascontiguousarray(encoded[:, i]) for i, axis in enumerate(NORMALS)}
+
+
+NORMALS_SCENE = replace(SCENE, reduction="closest")
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    [NormalsEncoding(), NormalsEncoding(x="left"), NormalsEncoding(z_range="half")],
+    ids=str,
+)
+def test_a_balls_sides_face_where_they_are(encoding):
+    ball = sphere(40, 32, radius=12)
+    answer = make_answer(encoding, normals_fields(ball, encoding=encoding), NORMALS_SCENE)
+    assert isinstance(answer, NormalsAnswer)
+    np.testing.assert_allclose(answer.prediction, ball, atol=1e-5)
+    assert answer.uncertainty is not None
+    assert answer.uncertainty.shape == (32, 40)
+    assert not answer.uncertainty.any()
+    for (row, column), axis, sign in (
+        ((16, 31), 0, 1),  # its right side faces right
+        ((16, 8), 0, -1),
+        ((5, 20), 1, 1),  # its top faces up
+        ((26, 20), 1, -1),
+        ((16, 20), 2, 1),  # its middle and the wall face the viewer
+        ((2, 2), 2, 1),
+    ):
+        assert sign * answer.prediction[axis, row, column] > 0.85, (row, column)
+
+
+@pytest.mark.parametrize("fit", [None, LongestEdge(40, 8).fit((80, 100))], ids=str)
+@pytest.mark.parametrize("size", [(80, 100), (13, 16)], ids=str)
+def test_resized_normals_are_unit_vectors_again(size, fit):
+    height, width = size
+    rng = np.random.default_rng(0)
+    random = NormalsEncoding().decode(rng.normal(size=(3, 3, 32, 40)).astype(np.float32))
+    fields = normals_fields(*random, encoding=NormalsEncoding())
+    scene = replace(NORMALS_SCENE, height=height, width=width, fit=fit)
+    answer = make_answer(NormalsEncoding(), fields, scene)
+    assert isinstance(answer, NormalsAnswer)
+    assert answer.members is not None
+    assert answer.uncertainty is not None
+    assert answer.members.shape == (3, 3, height, width)
+    assert answer.uncertainty.shape == (height, width)
+    for vectors in (answer.prediction, *answer.members):
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=0), 1, atol=1e-5)
+        plain = scene.resize(vectors[:, ::2, ::2].copy())  # what resizing does to unit vectors
+        assert np.linalg.norm(plain, axis=0).min() < 0.9
+
+
+def test_resized_normals_point_between_their_neighbours():
+    right = np.zeros((3, 1, 2), np.float32)
+    right[0, 0, 1] = right[2, 0, 0] = 1  # to the viewer, then to the right
+    scene = replace(NORMALS_SCENE, height=1, width=4, uncertainty=False, all_members=False)
+    fields = normals_fields(right, encoding=NormalsEncoding())
+    answer = make_answer(NormalsEncoding(), fields, scene)
+    turned = np.degrees(np.arctan2(answer.prediction[0, 0], answer.prediction[2, 0]))
+    eighth = np.degrees(np.arctan2(0.25, 0.75))
+    np.testing.assert_allclose(turned, [0, eighth, 90 - eighth, 90], atol=1e-3)
+
+
+def test_every_encoding_has_its_answer_and_every_answer_its_task_s_forms():
+    kinds = get_args(Encoding)
+    assert set(MAKERS) == set(kinds)
+    assert set(RENDERERS) == set(get_args(Answer))
+    assert {kind.kind for kind in kinds} == set(TASKS)
+    answers = {
+        served.task: type(make_answer(served.encoding, task_fields(served.task), SCENE))
+        for served in small_artifact().tasks
+    }
+    answers["normals"] = NormalsAnswer
+    for name, task in TASKS.items():
+        assert RENDERERS[answers[name]].keys() == task.outputs.keys()
+
+
+def task_fields(task: TaskName) -> dict[str, np.ndarray]:
+    return {field: noise(2) for field in TASKS[task].fields}

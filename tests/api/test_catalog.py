@@ -58,6 +58,13 @@ def test_models_come_and_go():
     assert catalog.resolve("b", TASKS["flow"])[0] is B1
 
 
+def test_models_that_do_a_task_are_listed_the_default_first():
+    flow = TASKS["flow"]
+    assert catalog_of(B1, A1, A2, chosen="b").able(flow) == (B1, A2, A1)
+    assert catalog_of(B1, DEPTH_ONLY, chosen="c").able(flow) == (B1,)
+    assert catalog_of(DEPTH_ONLY).able(flow) == ()
+
+
 def test_a_model_without_the_task_names_those_with_it():
     catalog = catalog_of(DEPTH_ONLY, A1)
     with pytest.raises(InvalidField) as caught:

@@ -5,11 +5,13 @@ import pytest
 
 from service.api.colors import (
     color_flow,
+    color_normals,
     flow_scale_px,
     flow_wheel,
     near_warm_table,
     overlay_object,
 )
+from tests.support.pictures import sphere
 
 
 def lightness(rgb: np.ndarray) -> np.ndarray:
@@ -102,3 +104,17 @@ def test_overlay_touches_the_object_only():
     assert (painted[~whole] == 100).all()
     assert painted[6, 6, 2] > painted[6, 6, 0]  # blue where visible
     assert painted[6, 12, 0] > painted[6, 12, 2]  # orange where completed
+
+
+def test_normals_are_painted_as_they_point():
+    ball = sphere(96, 80, radius=30)
+    painted = color_normals(ball)
+    assert painted.dtype == np.uint8
+    assert painted.shape == (80, 96, 3)
+    assert painted[2, 2].tolist() == [128, 128, 255]  # the wall, light blue
+    assert painted[40, 48].tolist() == pytest.approx([130, 126, 255], abs=1)
+    assert painted[40, 76].tolist() == pytest.approx([248, 126, 168], abs=1)  # right: pink
+    assert painted[40, 19].tolist() == pytest.approx([6, 126, 166], abs=1)
+    assert painted[11, 48].tolist() == pytest.approx([130, 248, 167], abs=3)  # up: green
+    assert painted[68, 48].tolist() == pytest.approx([130, 7, 167], abs=3)
+    np.testing.assert_allclose(painted / 127.5 - 1, ball.transpose(1, 2, 0), atol=0.5 / 127 + 1e-6)

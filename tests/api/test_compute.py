@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-import shlex
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -13,12 +12,10 @@ import numpy as np
 import pytest
 
 from service.api import predict
-from service.api.docs import description
 from service.api.inputs import prepare_inputs
 from service.api.problems import Problem
 from service.api.render import render
 from service.core.budget import fit_errors
-from service.core.tasks import TASKS
 from service.engine.errors import (
     DeadlineImpossible,
     DeadlineMissed,
@@ -287,24 +284,3 @@ async def test_models_show_what_compute_buys(threads):
                 headers = answer.headers
                 assert headers["x-percept-evaluations"] == str(chosen["evaluations"])
                 assert headers["x-percept-expected-error"] == f"{chosen['expected_error']:.6g}"
-
-
-@pytest.mark.parametrize("task", list(TASKS))
-async def test_documented_examples_work(desk, task):
-    desk.engine.now = PACE
-    lines = [line for line in description(TASKS[task]).splitlines() if line.startswith("curl")]
-    assert len(lines) == 5
-    for line in lines:
-        words = shlex.split(line)
-        options = list(pairwise(words))
-        forms = [value.split("=", 1) for option, value in options if option == "-F"]
-        headers = dict(value.split(": ") for option, value in options if option == "-H")
-        if "X-Deadline-Ms" in headers:  # the machine may be slow, the example may not be wrong
-            assert float(headers["X-Deadline-Ms"]) > 0
-            headers |= AN_HOUR
-        files = {name for name, value in forms if value.startswith("@")}
-        assert files == set(TASKS[task].images)
-        texts = {name: value for name, value in forms if name not in files}
-        assert f"localhost:8000/{task}" in words
-        answer = await ask(desk, task, headers, **texts)
-        assert answer.status_code == 200, (line, answer.text)

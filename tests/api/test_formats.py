@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service.api import formats
-from tests.support.pictures import decode
+from tests.support.pictures import decode, sphere
 
 
 def read_flo(data: bytes) -> np.ndarray:
@@ -90,6 +90,14 @@ def test_kitti_marks_what_it_cannot_hold_as_invalid():
     assert stored[3, 4].tolist() == [0, 0, 0]
     assert stored[5, 6].tolist() == [0, 0, 0]
     assert stored[..., 2].sum() == 16 * 16 - 2
+
+
+def test_normals_png():
+    ball = sphere(33, 20, radius=9)
+    stored = read_rgb16(formats.normals(ball))
+    got = stored / 32767.5 - 1
+    np.testing.assert_allclose(got, ball.transpose(1, 2, 0), atol=0.5 / 32767 + 1e-6)
+    assert stored[1, 1].tolist() == [32768, 32768, 65535]  # the wall
 
 
 def test_npz_is_the_same_bytes_every_time():

@@ -15,6 +15,8 @@ from tests.support.pictures import decode, disc, encode, gradient, task_files
 
 WIDTH, HEIGHT = 150, 90
 EVERY_OUTPUT = [(task.name, output) for task in TASKS.values() for output in task.outputs]
+# Axes of a map of uncertainty: as many as the prediction's, or one number per pixel.
+SPREAD_AXES = {"depth": 2, "flow": 3, "amodal": 2, "normals": 2}
 STAGES = ["queue", "encode", "denoise", "decode", "reduce", "render"]
 
 
@@ -198,6 +200,36 @@ async def test_amodal_forms_agree(client):
     np.testing.assert_array_equal(inside, mask)
 
 
+async def test_normals_forms_agree(client):
+    arrays = await ask_npz(client, "normals", uncertainty=True)
+    normals = arrays["prediction"]
+    assert normals.dtype == np.float32
+    assert normals.shape == (HEIGHT, WIDTH, 3)
+    np.testing.assert_allclose(np.linalg.norm(normals, axis=-1), 1, atol=1e-5)
+    wide = read_rgb16((await ask(client, "normals", output="png16")).content)
+    np.testing.assert_allclose(wide / 32767.5 - 1, normals, atol=0.5 / 32767 + 1e-6)
+    color = np.asarray(decode((await ask(client, "normals", output="color")).content))
+    np.testing.assert_allclose(color / 127.5 - 1, normals, atol=0.5 / 127 + 1e-6)
+    answer = (await ask(client, "normals", output="json", uncertainty=True)).json()
+    assert answer["run"]["unit"] == "unit vector: x right, y up, z to the viewer"
+    assert answer["run"]["reduction"] == "closest"
+    data = answer["prediction"]
+    samples = read_rgb16(base64.b64decode(data["data"]))
+    np.testing.assert_allclose(samples * data["scale"] + data["offset"], normals, atol=2e-5)
+    (spread,) = answer["uncertainty"]["maps"]
+    angle = np.asarray(decode(base64.b64decode(spread["data"]))) * spread["scale"]
+    np.testing.assert_allclose(angle, arrays["uncertainty"], atol=2e-5)
+
+
+async def test_normals_follow_the_picture(client):
+    """The test's model calls red right and green up: as the upload's own colours, upright."""
+    arrays = await ask_npz(client, "normals", ensemble=8, steps=5, reduction="mean")
+    colours = gradient(WIDTH, HEIGHT).astype(np.float32) / 127.5 - 1
+    for axis in (0, 1):
+        relative = arrays["prediction"][..., axis].ravel()
+        assert np.corrcoef(relative, colours[..., axis].ravel())[0, 1] > 0.8
+
+
 async def test_the_visible_mask_is_always_inside(client):
     """Pixels that no mask at the model's size can hold are still in the answer."""
     mask = np.zeros((400, 600), np.uint8)
@@ -221,7 +253,7 @@ async def test_members_and_uncertainty_in_npz(client, task):
     arrays = await ask_npz(
         client, task, ensemble=5, uncertainty=True, all_members=True, reduction="mean"
     )
-    assert arrays["uncertainty"].shape == arrays["prediction"].shape
+    assert arrays["uncertainty"].shape == arrays["prediction"].shape[: SPREAD_AXES[task]]
     assert arrays["members"].shape == (5, *arrays["prediction"].shape)
     assert arrays["uncertainty"].max() > 0
     assert len(np.unique(arrays["members"].reshape(5, -1)[:, WIDTH * 2])) > 1 or task == "amodal"

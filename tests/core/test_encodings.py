@@ -1,3 +1,6 @@
+import itertools
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +8,17 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from service.core.artifact import ArtifactError
-from service.core.encodings import AmodalEncoding, DepthEncoding, FlowEncoding
+from service.core.encodings import (
+    AmodalEncoding,
+    DepthEncoding,
+    FlowEncoding,
+    NormalsEncoding,
+    X,
+    Y,
+    Z,
+    ZRange,
+)
+from tests.support.pictures import sphere
 
 LEADING = st.sampled_from([(), (3,), (2, 3)])
 SIDES = st.integers(16, 8000)
@@ -191,3 +204,53 @@ def test_impossible_encodings_are_refused(build, path):
     with pytest.raises(ArtifactError) as caught:
         build()
     assert caught.value.path == path
+
+
+class TestNormals:
+    SPHERE = sphere(40, 30, radius=12)
+    ENCODINGS = tuple(
+        NormalsEncoding(x, y, z, z_range)
+        for x, y, z, z_range in itertools.product(*map(get_args, (X, Y, Z, ZRange)))
+    )
+
+    @pytest.mark.parametrize("encoding", ENCODINGS, ids=str)
+    def test_decoding_undoes_encoding(self, encoding):
+        facing = self.SPHERE * [[[1]], [[1]], [[{"viewer": 1, "scene": -1}[encoding.z]]]]
+        normals = facing.astype(np.float32)
+        y = encoding.encode(normals)
+        assert y.dtype == np.float32
+        assert np.abs(y).max() <= 1
+        np.testing.assert_allclose(encoding.decode(y), normals, atol=1e-6)
+        np.testing.assert_allclose(encoding.decode(np.stack([y, y]))[1], encoding.decode(y), atol=0)
+
+    @pytest.mark.parametrize(
+        ("encoding", "y"),
+        [
+            (NormalsEncoding(), (0.6, 0, 0.8)),
+            (NormalsEncoding(x="left"), (-0.6, 0, 0.8)),
+            (NormalsEncoding(z="scene"), (0.6, 0, -0.8)),
+            (NormalsEncoding(z_range="half"), (0.6, 0, 0.6)),
+            (NormalsEncoding(x="left", z_range="half"), (-0.6, 0, 0.6)),
+        ],
+        ids=str,
+    )
+    def test_what_faces_right_is_stored_along_the_models_axes(self, encoding, y):
+        normal = np.array([0.6, 0, 0.8], dtype=np.float32)[:, None, None]
+        np.testing.assert_allclose(encoding.encode(normal).ravel(), y, atol=1e-6)
+
+    def test_what_a_network_draws_becomes_unit_vectors(self):
+        drawn = np.random.default_rng(0).normal(0, 1.5, (4, 3, 8, 9)).astype(np.float32)
+        before = drawn.copy()
+        for encoding in self.ENCODINGS:
+            decoded = encoding.decode(drawn)
+            np.testing.assert_allclose(np.linalg.norm(decoded, axis=1), 1, atol=1e-5)
+        np.testing.assert_array_equal(drawn, before)
+        clipped = np.clip(drawn, -1, 1)
+        np.testing.assert_array_equal(
+            NormalsEncoding().decode(drawn), NormalsEncoding().decode(clipped)
+        )
+
+    def test_half_of_z_faces_the_viewer(self):
+        drawn = np.random.default_rng(0).normal(0, 1, (3, 8, 9)).astype(np.float32)
+        assert NormalsEncoding(z_range="half").decode(drawn)[2].min() >= 0
+        assert NormalsEncoding().decode(drawn)[2].min() < 0

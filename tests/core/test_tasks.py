@@ -16,6 +16,7 @@ def test_the_outputs_are_those_of_the_http_contract():
         "depth": ("color", "png16", "npz", "json"),
         "flow": ("color", "flo", "kitti", "npz", "json"),
         "amodal": ("mask", "overlay", "rgb", "npz", "json"),
+        "normals": ("color", "png16", "npz", "json"),
     }
 
 
@@ -48,3 +49,11 @@ def test_flow_needs_both_components_for_everything():
     assert flow.fields == {"u", "v"}
     assert all(flow.fields_for(output, ("u",)) is None for output in flow.outputs)
     assert all(flow.fields_for(output, ("v", "u")) == ("u", "v") for output in flow.outputs)
+
+
+def test_normals_need_every_axis_for_everything():
+    normals = TASKS["normals"]
+    assert normals.fields == {"x", "y", "z"}
+    for output in normals.outputs:
+        assert normals.fields_for(output, ("x", "y")) is None
+        assert normals.fields_for(output, ("z", "y", "x")) == ("x", "y", "z")

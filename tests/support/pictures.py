@@ -22,6 +22,15 @@ def disc(width: int = 96, height: int = 80, *, radius: float = 20) -> np.ndarray
     return np.where(inside, 255, 0).astype(np.uint8)
 
 
+def sphere(width: int = 96, height: int = 80, *, radius: float = 30) -> np.ndarray:
+    """Normals (3, h, w) float32 of a ball before a wall: x right, y up, z to the viewer."""
+    row, column = np.mgrid[:height, :width] + 0.5
+    x, y = (column - width / 2) / radius, (height / 2 - row) / radius
+    on_ball = x**2 + y**2 < 1
+    z = np.sqrt(np.where(on_ball, 1 - x**2 - y**2, 1))
+    return np.stack([np.where(on_ball, x, 0), np.where(on_ball, y, 0), z]).astype(np.float32)
+
+
 def encode(pixels: np.ndarray | Image.Image, kind: str = "PNG", **options: object) -> bytes:
     """A file of a picture."""
     image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
@@ -48,4 +57,5 @@ def task_files(task: str, width: int = 96, height: int = 80) -> dict[str, bytes]
             "frame2": encode(gradient(width, height, shift=(30, -20, 0))),
         },
         "amodal": {"image": first, "mask": encode(disc(width, height))},
+        "normals": {"image": first},
     }[task]

@@ -111,7 +111,7 @@ class Desk:
         )
         self.app = FastAPI()
         transfer = TransferLimits(10**7, upload_timeout_s=60.0, answer_timeout_s=60.0)
-        self.app.include_router(prediction_routes(predictor, admission, transfer))
+        self.app.include_router(prediction_routes(predictor, catalog, admission, transfer))
         self.app.include_router(operation_routes(catalog, self.metrics, ready=lambda: True))
         install_problems(self.app)
 

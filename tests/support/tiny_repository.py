@@ -5,7 +5,8 @@ SIGMA^2) where mu is a per-task linear map of the condition through tanh, so res
 
 - depth is the picture's brightness (dark is near),
 - flow is the change of red (u) and green (v) between the frames: equal frames give no motion,
-- the amodal mask is the given mask, the appearance the picture's colours.
+- the amodal mask is the given mask, the appearance the picture's colours,
+- normals are the picture's colours as vectors: red is to the right, green up, blue to the viewer.
 
 The prediction depends on noisy, condition, timestep and task; every input of the contract occurs.
 """
@@ -29,7 +30,12 @@ from service.core.artifact import (
     ServedTask,
     dump_artifact,
 )
-from service.core.encodings import AmodalEncoding, DepthEncoding, FlowEncoding
+from service.core.encodings import (
+    AmodalEncoding,
+    DepthEncoding,
+    FlowEncoding,
+    NormalsEncoding,
+)
 from training.served_model import write_configs
 
 IMAGE = 64  # pixels a side
@@ -45,12 +51,13 @@ OPSET = 18
 IR_VERSION = 10
 
 # mu of each label's latent channels before tanh, in the six channels of the condition
-TARGETS = np.zeros((4, CHANNELS, CONDITION), dtype=np.float32)
+TARGETS = np.zeros((5, CHANNELS, CONDITION), dtype=np.float32)
 TARGETS[0, :, :3] = GAIN / 3
 TARGETS[1, :2, :2] = -0.5 * GAIN * np.eye(2)
 TARGETS[1, :2, 3:5] = 0.5 * GAIN * np.eye(2)
 TARGETS[2, :, 3:] = GAIN / 3
 TARGETS[3, :3, :3] = GAIN * np.eye(3)
+TARGETS[4, :3, :3] = GAIN * np.eye(3)
 
 SCHEDULE = ScheduleSpec(
     betas="scaled_linear",
@@ -168,6 +175,21 @@ def tiny_artifact(name: str, version: int, files: dict[str, str]) -> Artifact:
                 reduction="median",
                 calibration=_calibration(0.4),
                 error_metric="miou",
+            ),
+            ServedTask(
+                task="normals",
+                encoder=f"{name}_depth_encoder",
+                prompt="none",
+                prompt_value=0.0,
+                encoder_label=0,
+                components=(Component("normals", 4, {"x": (0,), "y": (1,), "z": (2,)}),),
+                encoding=NormalsEncoding(),
+                steps=2,
+                max_steps=200,
+                members=3,
+                reduction="closest",
+                calibration=_calibration(20.0),
+                error_metric="mean_angle",
             ),
         ),
         files=files,
