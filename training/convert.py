@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import get_args
 
 from service.core.artifact import ArtifactError
-from training.converters.depth import QUANTITIES
 from training.converters.hub import find_checkpoint
 from training.converters.licence import is_non_commercial
 from training.converters.marigold import VARIANTS
+from training.converters.quantities import QUANTITIES
 from training.converters.record import Conversion, ConvertError, Request
 from training.converters.table import CONVERTERS
 from training.converters.writing import Quantization, Weights, convert
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", type=_positive, default=1)
     parser.add_argument("--vae", help="another autoencoder: folder or hub id")
     parser.add_argument("--variant", help=f"marigold: {' or '.join(VARIANTS)}")
-    parser.add_argument("--predicts", choices=QUANTITIES, help="where no file of it says so")
+    parser.add_argument("--predicts", choices=list(QUANTITIES), help="where no file of it says so")
     parser.add_argument("--resolution", type=_positive, help="longer side in px that pictures get")
     parser.add_argument("--steps", type=_positive, help="default steps of the served model")
     parser.add_argument("--ensemble", type=_positive, help="default members of the served model")

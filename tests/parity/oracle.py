@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,13 @@ def picture(width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
+def later_noise(image: Image.Image, steps: int, members: int) -> Iterator[torch.Tensor]:
+    """What the service adds on its way, in the order in which a pipeline asks."""
+    for member in range(members):
+        for step in range(1, steps):
+            yield torch.from_numpy(draw_noise(SEED, member, 0, latent_shape(image), step))[None]
+
+
 def latent_shape(image: Image.Image) -> tuple[int, int, int]:
     """(C, h, w) of an upload's latents."""
     width, height = image.size
@@ -72,11 +79,11 @@ def ensemble_in_float64(*arguments: Any, **options: Any) -> Any:
         return _ENSEMBLE(*arguments, **options)
 
 
-def load_pipeline(folder: Path) -> Any:
+def load_pipeline(folder: Path, kind: Any = MarigoldDepthPipeline) -> Any:
     """diffusers' pipeline of a checkpoint."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        pipeline = MarigoldDepthPipeline.from_pretrained(folder)
+        pipeline = kind.from_pretrained(folder)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -47,18 +47,21 @@ class Lotus:
     generative: bool
 
     @torch.no_grad()
-    def members(self, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    def pictures(self, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         scale = self.vae.config.scaling_factor
         latent = self.vae.encode(image).latent_dist.mode() * scale
-        depths = []
+        pictures = []
         for row in noise:
             x = torch.cat([latent, row[None]], dim=1) if self.generative else latent
             prediction = self.unet(
                 x, 999, encoder_hidden_states=self.text, class_labels=torch.tensor([SWITCH])
             ).sample
-            decoded = self.vae.decode(prediction / scale).sample
-            depths.append(decoded.mean(dim=1, keepdim=True).clip(-1, 1) / 2 + 0.5)
-        return torch.cat(depths)
+            pictures.append(self.vae.decode(prediction / scale).sample)
+        return torch.cat(pictures)
+
+    def depths(self, image: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        grey = self.pictures(image, noise).mean(dim=1, keepdim=True)
+        return grey.clip(-1, 1) / 2 + 0.5
 
 
 def load(folder: Path, *, generative: bool) -> Lotus:
@@ -73,7 +76,7 @@ def load(folder: Path, *, generative: bool) -> Lotus:
 def oracle(lotus: Lotus, image: Image.Image, members: int, *, disparity: bool) -> Expected:
     processor = MarigoldImageProcessor(vae_scale_factor=FACTOR)
     pixels, padding, size = processor.preprocess(image, RESOLUTION, "bilinear")
-    depth = processor.unpad_image(lotus.members(pixels, initial_latents(image, members)), padding)
+    depth = processor.unpad_image(lotus.depths(pixels, initial_latents(image, members)), padding)
     uncertainty = None
     if members > 1:
         with warnings.catch_warnings():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from service.engine.sampling import draw_noise
 from tests.e2e.test_server import READY_S, serving
 from tests.parity.conftest import Convert
 from tests.parity.oracle import (
@@ -24,7 +23,7 @@ from tests.parity.oracle import (
     Expected,
     ensemble_in_float64,
     initial_latents,
-    latent_shape,
+    later_noise,
     load_pipeline,
     picture,
     require_same,
@@ -97,13 +96,6 @@ def repository(checkpoint: Build, converted: Convert) -> Build:
         return converted("marigold", checkpoint(kind), *KINDS[kind].flags)
 
     return build
-
-
-def later_noise(image: Image.Image, steps: int, members: int) -> Iterator[torch.Tensor]:
-    """What the service adds on its way, in the order in which the pipeline asks."""
-    for member in range(members):
-        for step in range(1, steps):
-            yield torch.from_numpy(draw_noise(SEED, member, 0, latent_shape(image), step))[None]
 
 
 def oracle(

@@ -26,7 +26,7 @@ def upload(field: str, pixels: np.ndarray) -> Upload:
 
 
 @pytest.mark.parametrize("members", [1, 2, 5])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", COMPONENTS)
 def test_a_judge_answers_as_the_service(task: TaskName, members: int):
     judge = JUDGES[task]
     generator = np.random.default_rng(0)

@@ -63,6 +63,14 @@ STABLE_DIFFUSION_INDEX: dict[str, Any] = {
     "default_denoising_steps": None,
     "default_processing_resolution": None,
 }
+# What folders of `MarigoldNormalsPipeline` have instead.
+NORMALS_INDEX: dict[str, Any] = {
+    "_class_name": "MarigoldNormalsPipeline",
+    "prediction_type": "normals",
+    "scale_invariant": None,
+    "shift_invariant": None,
+    "use_full_z_range": True,
+}
 
 
 def build_marigold(folder: Path, *, lcm: bool = False, **scheduler: Any) -> Path:

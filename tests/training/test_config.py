@@ -5,7 +5,6 @@ import json
 import pytest
 
 from service.core.record import ArtifactError
-from service.core.tasks import TASKS
 from training import finetune
 from training.config import (
     ConfigError,
@@ -153,7 +152,7 @@ def test_the_papers_generalist_learns_every_task_in_every_step():
         run = FINETUNE_RUNS[name]()
         order = turns(run)
         seen = [task_step(order, micro)[0] for micro in range(run.loop.micro_batches)]
-        rows = {task: seen.count(task) * run.rows[task] for task in TASKS}
+        rows = {task: seen.count(task) * run.rows[task] for task in run.shares}
         assert rows == {"depth": 32, "flow": 32, "amodal": 32}
         assert run.data == ("hypersim", "flying_chairs", "pix2gestalt")
     assert run.model.experts is not None

@@ -11,7 +11,7 @@ import torch
 
 from tests.support.public_generalist import SHAPE, Release, build_generalist
 from training.convert import main
-from training.converters import depth
+from training.converters import latent_diffusion
 from training.converters.hub import find_checkpoint
 from training.converters.record import Conversion, ConvertError, Request
 from training.converters.table import CONVERTERS
@@ -43,7 +43,7 @@ def described(file: Path, vae: Path | None = None, **wanted: object) -> Conversi
         heads=SHAPE.heads,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(depth, "read_licence", lambda *_: "apache-2.0")
+        patch.setattr(latent_diffusion, "read_licence", lambda *_: "apache-2.0")
         return CONVERTERS["scaling-perception"](replace(request, **wanted))  # type: ignore[arg-type]
 
 

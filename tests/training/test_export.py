@@ -89,8 +89,8 @@ def test_the_artifact_carries_what_was_measured(served: ServedModel, measured: B
     artifact = served.artifact
     assert artifact.provenance["seed"] == "1"
     assert artifact.provenance["steps"] == "6"
-    for task, row in TASKS.items():
-        entry, report = artifact.served(task), reports[task]
+    for task in COMPONENTS:
+        row, entry, report = TASKS[task], artifact.served(task), reports[task]
         assert entry.calibration == tuple(
             CalibrationPoint(point.steps, point.members, point.error) for point in report.points
         )

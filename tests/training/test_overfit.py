@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from service.core.tasks import TASKS, TaskName
+from service.core.tasks import TaskName
 from training.data.mixture import seeded
 from training.data.sample import AmodalBatch, Batch, DepthBatch, FlowBatch
 from training.diffusion import SCHEDULE, Diffusion
@@ -16,7 +16,7 @@ from training.models import perception
 from training.models.perception import MODELS, ModelConfig, PerceptionModel
 from training.models.vae import VaeConfig
 from training.sampler import Sampler
-from training.targets import Example, prepare
+from training.targets import COMPONENTS, Example, prepare
 
 CPU = torch.device("cpu")
 SIDE, CELLS, ROWS = 64, 8, 2
@@ -73,7 +73,7 @@ def batch(task: TaskName) -> Batch:
 @pytest.mark.parametrize(
     ("form", "task"),
     [
-        *((form, task) for form in ("decoupled", "concatenated") for task in TASKS),
+        *((form, task) for form in ("decoupled", "concatenated") for task in COMPONENTS),
         ("experts", "depth"),
         ("paper", "flow"),
     ],

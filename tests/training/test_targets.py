@@ -1,11 +1,14 @@
 """Tables of targets, and what is made of pixels whose answer is not known."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from service.core.artifact import ArtifactError
 from service.core.encodings import DepthEncoding
 from service.core.tasks import TASKS
 from training.data.sample import AmodalBatch, DepthBatch, FlowBatch
@@ -31,8 +34,9 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 def test_a_table_has_every_task_and_numbers_its_labels(table):
     labels = [component.label for row in table.components.values() for component in row]
     assert sorted(labels) == list(range(table.num_labels))
-    assert table.components.keys() == TASKS.keys()
-    for name, task in TASKS.items():
+    assert table.components.keys() == COMPONENTS.keys()
+    for name in COMPONENTS:
+        task = TASKS[name]
         assert table.encoding(name).kind == name
         fields = [field for c in table.components[name] for field in c.channels]
         assert all(task.fields_for(output, fields) for output in task.outputs)
@@ -53,7 +57,7 @@ def test_the_papers_labels_are_those_of_its_release():
 def test_our_own_labels_are_what_they_were():
     for name in ("tiny", "tiny-concatenated", "decoupled"):
         config = MODELS[name]
-        assert all(config.components(task) == COMPONENTS[task] for task in TASKS)
+        assert all(config.components(task) == COMPONENTS[task] for task in COMPONENTS)
         assert config.table is PERCEPT
 
 
@@ -168,3 +172,9 @@ def test_unknown_motion_disturbs_nothing_around_it():
     smaller = prepare(spoiled, SIDE // 2)
     assert smaller.valid is not None
     assert torch.equal(smaller.valid, functional.avg_pool2d(valid.float(), 2) > 0.5)
+
+
+def test_a_task_without_targets_cannot_be_trained():
+    assert "normals" not in COMPONENTS
+    with pytest.raises(ArtifactError, match=r"tasks: must be out of depth, flow, amodal"):
+        replace(MODELS["tiny"], tasks=("depth", "normals"))

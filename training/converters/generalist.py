@@ -30,8 +30,8 @@ from service.core.sizes import Size
 from service.core.tasks import TASKS, TaskName
 from training.converters.autoencoder import Autoencoder, require_same_latents
 from training.converters.config import Config, read_config
-from training.converters.depth import chosen_autoencoder, licences, provenance
 from training.converters.expectations import conflicts, spacing_conflicts
+from training.converters.latent_diffusion import chosen_autoencoder, licences, provenance
 from training.converters.record import Conversion, ConvertError, Part, Request, Source
 from training.converters.scheduler import read_schedule
 from training.converters.transformer import Transformer, read_transformer

@@ -1,4 +1,4 @@
-"""Lotus depth and disparity (arXiv 2409.18124): one step, which answers x_0 itself.
+"""Lotus depth, disparity and normals (arXiv 2409.18124): one step, which answers x_0 itself.
 
 The folder is Stable Diffusion's with a UNet that has a task switcher. Lotus G starts from noise;
 Lotus D sees the picture alone and answers the same for every seed. The released pipeline asks its
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor
 
 from service.core.artifact import ScheduleSpec
+from service.core.encodings import X
 from training.converters.autoencoder import Autoencoder, require_same_latents
 from training.converters.config import Config, read_config
-from training.converters.depth import (
+from training.converters.expectations import conflicts
+from training.converters.latent_diffusion import (
     chosen_autoencoder,
-    depth_task,
     encoder_spec,
     latent_spec,
     licences,
     provenance,
-    quantity,
 )
-from training.converters.expectations import conflicts
+from training.converters.quantities import chosen_quantity, served_task
 from training.converters.record import Conversion, ConvertError, Request
 from training.converters.scheduler import Start
 from training.converters.unet import (
@@ -38,6 +38,7 @@ from training.converters.unet import (
 )
 
 RESOLUTION = 768  # of the released pipelines, whose folders do not say it
+_X: X = "left"  # of its normals, learnt as DSINE draws them
 _SWITCH = (1.0, 0.0)  # "predict" rather than "reconstruct", as the released scripts pass it
 _NOTE = (
     "Lotus draws the picture's latent at random around its mean; here it is the mean, so that the "
@@ -73,17 +74,18 @@ def convert_lotus(request: Request) -> Conversion:
     scheduler = read_config(folder / "scheduler" / "scheduler_config.json")
     unet, autoencoder = read_unet(folder), chosen_autoencoder(request)
     mode = _mode(unet, autoencoder)
-    predicts = quantity(request, index.maybe("prediction_type", str), index.path)
+    quantity = chosen_quantity(request, index)
     notes = [
         *conflicts("lotus", (scheduler, unet.config, autoencoder.config)),
         *autoencoder.notes,
+        *quantity.notes(_X),
         _NOTE,
     ]
     encoder, decoder = f"{request.name}_encoder", f"{request.name}_decoder"
     denoiser = f"{request.name}_denoiser"
     files = (index.path, scheduler.path, *unet_files(unet), *autoencoder.files)
     return Conversion(
-        description=f"Lotus {mode.name}, relative {predicts} in one step",
+        description=f"Lotus {mode.name}, {quantity.description} in one step",
         licence=licences(request),
         provenance=provenance(request, "lotus", files, notes),
         notes=tuple(notes),
@@ -96,13 +98,14 @@ def convert_lotus(request: Request) -> Conversion:
         denoiser=denoiser,
         decoder=decoder,
         tasks=(
-            depth_task(
+            served_task(
+                quantity,
                 encoder,
-                of=predicts,
+                quantity.encoding(index, _X),
                 steps=request.steps or 1,
                 max_steps=1,
                 members=request.members or 1,
-                reduction="aligned",
+                reduction=quantity.reduction,
             ),
         ),
         parts=(

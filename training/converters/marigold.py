@@ -1,8 +1,8 @@
-"""Marigold depth (arXiv 2312.02145): v1-0, v1-1, the distilled LCM, and end-to-end fine-tunes.
+"""Marigold (arXiv 2312.02145, 2505.09358): depth and normals, LCM, and end-to-end fine-tunes.
 
-The folder is diffusers' `MarigoldDepthPipeline`. An end-to-end fine-tune (arXiv 2409.11355) is
-published as a `StableDiffusionPipeline`, which says neither what it predicts nor that it starts
-from zeros instead of noise: both are asked for.
+The folder is diffusers' `MarigoldDepthPipeline` or `MarigoldNormalsPipeline`. An end-to-end
+fine-tune (arXiv 2409.11355) is published as a `StableDiffusionPipeline`, which says neither what it
+predicts nor that it starts from zeros instead of noise: both are asked for.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from service.core.artifact import MAX_STEPS, ScheduleSpec
+from service.core.encodings import X
 from service.core.lcm import ORIGINAL_STEPS
 from training.converters.autoencoder import require_same_latents
 from training.converters.config import Config, read_config
-from training.converters.depth import (
+from training.converters.expectations import conflicts, spacing_conflicts
+from training.converters.latent_diffusion import (
     chosen_autoencoder,
-    depth_task,
     encoder_spec,
     latent_spec,
     licences,
     provenance,
-    quantity,
 )
-from training.converters.expectations import conflicts, spacing_conflicts
+from training.converters.quantities import chosen_quantity, served_task
 from training.converters.record import Conversion, ConvertError, Request
 from training.converters.scheduler import Start, read_schedule
 from training.converters.unet import condition_first, read_unet, unet_files
@@ -31,16 +31,20 @@ from training.converters.unet import condition_first, read_unet, unet_files
 
 @dataclass(frozen=True)
 class _Variant:
-    """How a variant is sampled, and how many steps it can use at most."""
+    """How a variant is sampled, how many steps it can use at most, and where its normals' x points.
+
+    The fine-tunes learnt normals as DSINE draws them: what faces left has the larger x.
+    """
 
     family: str
     start: Start
     max_steps: int
+    x: X
 
 
 VARIANTS: Mapping[str, _Variant] = {
-    "diffusion": _Variant("marigold", "noise", MAX_STEPS),
-    "e2e": _Variant("marigold e2e", "zeros", 1),
+    "diffusion": _Variant("marigold", "noise", MAX_STEPS, "right"),
+    "e2e": _Variant("marigold e2e", "zeros", 1, "left"),
 }
 _SAMPLER_STEPS: Mapping[str, int] = {"ddim": MAX_STEPS, "lcm": ORIGINAL_STEPS}
 
@@ -60,12 +64,13 @@ def convert_marigold(request: Request) -> Conversion:
             f"{unet.config.path}: in_channels must be {2 * unet.out_channels}, the picture's "
             f"latent and the noisy one, not {unet.in_channels}"
         )
-    predicts = quantity(request, index.maybe("prediction_type", str), index.path)
+    quantity = chosen_quantity(request, index)
     notes = [
         *conflicts(variant.family, (scheduler, unet.config, autoencoder.config)),
         *spacing_conflicts(scheduler),
         *_hints(request, index, schedule),
         *autoencoder.notes,
+        *quantity.notes(variant.x),
     ]
     encoder, decoder = f"{request.name}_encoder", f"{request.name}_decoder"
     denoiser = f"{request.name}_denoiser"
@@ -74,7 +79,7 @@ def convert_marigold(request: Request) -> Conversion:
     affine = _invariant(index, "scale") and _invariant(index, "shift")
     files = (index.path, scheduler.path, *unet_files(unet), *autoencoder.files)
     return Conversion(
-        description=f"Marigold, relative {predicts} by latent diffusion",
+        description=f"Marigold, {quantity.description} by latent diffusion",
         licence=licences(request),
         provenance=provenance(request, variant.family, files, notes),
         notes=tuple(notes),
@@ -87,13 +92,14 @@ def convert_marigold(request: Request) -> Conversion:
         denoiser=denoiser,
         decoder=decoder,
         tasks=(
-            depth_task(
+            served_task(
+                quantity,
                 encoder,
-                of=predicts,
+                quantity.encoding(index, variant.x),
                 steps=request.steps or _steps(index, max_steps),
                 max_steps=max_steps,
                 members=request.members or 1,
-                reduction="aligned" if affine else "median",
+                reduction=quantity.reduction if affine else quantity.as_they_are,
             ),
         ),
         parts=(

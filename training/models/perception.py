@@ -58,6 +58,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         distinct = len(self.tasks) > 0 and len(set(self.tasks)) == len(self.tasks)
         require(distinct, "tasks", "must be distinct and at least one")
+        taught = set(self.tasks) <= COMPONENTS.keys()
+        require(taught, "tasks", f"must be out of {', '.join(COMPONENTS)}, which have targets")
         require(self.pretrained_labels >= 0, "pretrained_labels", "must not be negative")
         # The motion encoder estimates one picture of u and v.
         together = self.form == "concatenated" or self.targets == "percept"

@@ -15,7 +15,7 @@ from functools import partial
 from types import MappingProxyType
 
 from service.core.record import require
-from service.core.tasks import TASKS, TaskName
+from service.core.tasks import TaskName
 from training.data.augment import AugmentConfig
 from training.data.mixture import PoolConfig
 from training.data.set_info import SetInfo
@@ -26,10 +26,11 @@ from training.loop import LoopConfig
 from training.losses import LossConfig
 from training.models.perception import MODELS, ModelConfig, paper_form
 from training.runs.fit import Fit
+from training.targets import COMPONENTS
 
 
 def _procedural() -> Mapping[str, tuple[SourceShare, ...]]:
-    return {task: (SourceShare(PROCEDURAL, 1.0),) for task in TASKS}
+    return {task: (SourceShare(PROCEDURAL, 1.0),) for task in COMPONENTS}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.core.encodings import NormalsEncoding
 from tests.support.public_checkpoints import (
+    NORMALS_INDEX,
     STABLE_DIFFUSION_INDEX,
     WEIGHTS,
     build_autoencoder,
@@ -144,7 +146,9 @@ def test_only_a_person_knows_an_end_to_end_fine_tune(copy: Copy):
 
 def test_a_lotus_does_not_say_what_it_predicts(copy: Copy):
     folder = copy("lotus")
-    with pytest.raises(ConvertError, match="--predicts depth or --predicts disparity"):
+    with pytest.raises(
+        ConvertError, match="--predicts depth or --predicts disparity or --predicts normals"
+    ):
         described(folder, "lotus")
     conversion = described(folder, "lotus", predicts="disparity")
     assert conversion.schedule.prediction_type == "sample"
@@ -155,6 +159,36 @@ def test_a_lotus_does_not_say_what_it_predicts(copy: Copy):
     edit_json(folder / UNET, in_channels=5)
     with pytest.raises(ConvertError, match=r"in_channels is 5: Lotus D has 4, Lotus G 8"):
         described(folder, "lotus", predicts="depth")
+
+
+def test_normals_have_the_axes_of_their_family(copy: Copy):
+    folder = copy("marigold")
+    edit_json(folder / INDEX, **NORMALS_INDEX)
+    conversion = described(folder)
+    (task,) = conversion.tasks
+    assert (task.task, task.reduction, task.steps) == ("normals", "closest", 4)
+    assert task.encoding == NormalsEncoding(x="right", z_range="full")
+    assert task.components[0].channels == {"x": (0,), "y": (1,), "z": (2,)}
+    assert "x is taken to point right" in conversion.notes[0]
+    edit_json(folder / INDEX, use_full_z_range=False, prediction_type=None)
+    half = described(folder)  # the class of the folder says what it predicts
+    assert half.tasks[0].encoding == NormalsEncoding(x="right", z_range="half")
+    with pytest.raises(ConvertError, match=r"'normals', against --predicts depth"):
+        described(folder, predicts="depth")
+    edit_json(folder / INDEX, **STABLE_DIFFUSION_INDEX)
+    tuned = described(folder, variant="e2e", predicts="normals", resolution=32)
+    assert tuned.tasks[0].encoding == NormalsEncoding(x="left", z_range="half")
+    (drawn,) = described(copy("lotus"), "lotus", predicts="normals").tasks
+    assert (drawn.encoding, drawn.reduction) == (NormalsEncoding(x="left"), "closest")
+
+
+def test_what_no_task_answers_is_refused(copy: Copy):
+    folder = copy("marigold")
+    edit_json(
+        folder / INDEX, _class_name="MarigoldIntrinsicsPipeline", prediction_type="intrinsics"
+    )
+    with pytest.raises(ConvertError, match="'intrinsics'; known are depth, disparity, normals"):
+        described(folder)
 
 
 def test_an_autoencoder_of_other_latents_is_refused(built: dict[str, Path], tmp_path: Path):

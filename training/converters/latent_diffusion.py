@@ -1,70 +1,15 @@
-"""What every latent diffusion model for depth shares, whatever family it is of."""
+"""What every latent diffusion model of a picture shares, whatever family it is of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
-from service.core.artifact import (
-    MAX_MEMBERS,
-    Component,
-    EncoderSpec,
-    InputGrid,
-    LatentSpec,
-    LongestEdge,
-    ServedTask,
-)
-from service.core.encodings import DepthEncoding
-from service.core.ensemble import Reduction
+from service.core.artifact import EncoderSpec, InputGrid, LatentSpec, LongestEdge
 from training.converters.autoencoder import Autoencoder, read_autoencoder
 from training.converters.licence import read_licence
 from training.converters.record import ConvertError, Request, Source
 from training.served_model import sha256
-
-Quantity = Literal["depth", "disparity"]
-QUANTITIES: tuple[Quantity, ...] = ("depth", "disparity")
-
-
-def quantity(request: Request, stated: str | None, path: Path) -> Quantity:
-    """What is predicted: as a file states it, or as the request says where none does."""
-    if stated is not None and request.predicts not in (None, stated):
-        raise ConvertError(
-            f"{path} states prediction_type {stated!r}, against --predicts {request.predicts}"
-        )
-    for known in QUANTITIES:
-        if (stated or request.predicts) == known:
-            return known
-    if stated is not None:
-        raise ConvertError(f"{path}: prediction_type is {stated!r}; known are depth, disparity")
-    raise ConvertError(
-        f"{path} does not state prediction_type: pass --predicts depth or --predicts disparity"
-    )
-
-
-def depth_task(
-    encoder: str, *, of: Quantity, steps: int, max_steps: int, members: int, reduction: Reduction
-) -> ServedTask:
-    """The row of a model that paints depth in grey: the mean of the decoder's channels."""
-    if not 1 <= steps <= max_steps:
-        raise ConvertError(f"--steps must be in 1..{max_steps} for such a checkpoint, not {steps}")
-    if not 1 <= members <= MAX_MEMBERS:
-        raise ConvertError(f"--ensemble must be in 1..{MAX_MEMBERS}, not {members}")
-    return ServedTask(
-        task="depth",
-        encoder=encoder,
-        prompt="none",
-        prompt_value=0.0,
-        encoder_label=0,
-        components=(Component("depth", 0, {"depth": (0, 1, 2)}),),
-        encoding=DepthEncoding(quantity=of),
-        steps=steps,
-        max_steps=max_steps,
-        members=members,
-        reduction=reduction,
-        calibration=(),
-        error_metric="",
-    )
 
 
 def encoder_spec(model: str, resolution: int, factor: int) -> EncoderSpec:
