@@ -11,15 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from service.api.admin import AdminKey
 from service.api.catalog import Catalog
 from service.api.images import ImageLimits
-from service.api.limits import Admission, AdmissionLimits
+from service.api.keys import load_keys, stored_digest
+from service.api.limits import MOST_BEYOND, Admission, AdmissionLimits
 from service.api.model_control import ModelControl
 from service.api.observe import ObserveRequests
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
+from service.api.quotas import Quotas, redis_store
 from service.api.routes import TransferLimits, model_routes, operation_routes, prediction_routes
+from service.api.security import Access, GuardRequests, require_admin
 from service.api.stopping import AnswerWhenCancelled
 from service.backends.addresses import parse_addresses
 from service.backends.analytic import AnalyticBackend
@@ -52,7 +54,7 @@ def create_app(settings: Settings) -> FastAPI:
         EngineLimits(
             batch_rows=settings.max_batch_rows,
             image_rows=settings.max_image_rows,
-            requests=settings.max_concurrent_requests,
+            requests=MOST_BEYOND * settings.max_concurrent_requests,  # admission is stricter
             evaluations=settings.max_queued_evaluations,
             watchdog_s=settings.watchdog_s,
             outage_s=settings.outage_s,
@@ -66,6 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
         metrics,
         engine.drain_s,
     )
+    access, quotas = _doors(settings)
     threads = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="images")
     predictor = Predictor(
         engine,
@@ -78,9 +81,10 @@ def create_app(settings: Settings) -> FastAPI:
         threads,
         draw_seed=lambda: secrets.randbits(_SEED_BITS),
         clock=time.monotonic,
+        quotas=quotas,
     )
     control = ModelControl(catalog, engine, backend)
-    life = _Life(control, threads)
+    life = _Life(control, threads, quotas)
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would cost a client its whole upload
@@ -100,8 +104,9 @@ def create_app(settings: Settings) -> FastAPI:
             ready=lambda: life.ready and engine.has_worker and bool(catalog.artifacts),
         )
     )
-    app.include_router(model_routes(control, AdminKey(settings.admin_key)))
+    app.include_router(model_routes(control, require_admin))
     app.add_middleware(AnswerWhenCancelled)
+    app.add_middleware(GuardRequests, access=access, quotas=quotas)
     app.add_middleware(ObserveRequests, metrics=metrics)  # the last is the outermost: it sees all
     install_problems(app)
     return app
@@ -110,9 +115,10 @@ def create_app(settings: Settings) -> FastAPI:
 class _Life:
     """Starts and stops the parts that run, in order."""
 
-    def __init__(self, control: ModelControl, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, control: ModelControl, threads: ThreadPoolExecutor, quotas: Quotas) -> None:
         self._control = control
         self._threads = threads
+        self._quotas = quotas
         self.ready = False
 
     @asynccontextmanager
@@ -124,7 +130,18 @@ class _Life:
         finally:
             self.ready = False
             await self._control.close()
+            await self._quotas.close()
             self._threads.shutdown(cancel_futures=True)
+
+
+def _doors(settings: Settings) -> tuple[Access, Quotas]:
+    keys = None if settings.api_keys_file is None else load_keys(settings.api_keys_file)
+    admin = None
+    if settings.admin_key is not None:
+        admin = stored_digest(settings.admin_key.get_secret_value())
+    store = None if settings.redis_url is None or keys is None else redis_store(settings.redis_url)
+    quotas = Quotas({} if keys is None else keys.by_caller, store, time.monotonic)
+    return Access(keys, admin, settings.open_metrics), quotas
 
 
 def _backend(settings: Settings) -> Backend:
@@ -147,13 +164,13 @@ def _onnx(settings: Settings) -> Backend:
 
 def _triton(settings: Settings) -> Backend:
     try:
-        from service.backends.triton import Access, TritonServer
+        from service.backends.triton import TritonAccess, TritonServer
     except ModuleNotFoundError as error:
         raise BackendError(
             "the triton backend needs tritonclient: pip install 'percept[triton]'"
         ) from error
     token = settings.triton_token
-    access = Access(
+    access = TritonAccess(
         tls=settings.triton_tls,
         ca_file=settings.triton_ca_file,
         cert_file=settings.triton_cert_file,

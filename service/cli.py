@@ -35,6 +35,7 @@ def _run(settings: Settings) -> None:
     # Imported here: `--help` and a wrong flag need not wait for the runtime to load.
     import uvicorn
 
+    from service.api.security import refuse_public
     from service.app import create_app
     from service.backends.base import BackendError
     from service.backends.repository import RepositoryError
@@ -43,6 +44,8 @@ def _run(settings: Settings) -> None:
     # Pillow warns about odd metadata, in words that the sender of a file chooses: not for our log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
+        has_keys = settings.api_keys_file is not None
+        refuse_public(settings.host, has_keys=has_keys, allow_open=settings.allow_open)
         app = create_app(settings)
     except (RepositoryError, BackendError, ValueError) as error:
         typer.echo(f"percept cannot start: {error}", err=True)
@@ -55,6 +58,35 @@ def _run(settings: Settings) -> None:
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         server_header=False,
     )
+
+
+_key = typer.Typer(name="key", help="API keys.", no_args_is_help=True)
+
+
+@_key.command("new")
+def new_api_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; shown in logs and refusals.")],
+    rate: Annotated[str | None, typer.Option(help="Predictions, such as 60/minute.")] = None,
+    evaluations: Annotated[
+        str | None, typer.Option(help="Denoiser evaluations, such as 5000/hour.")
+    ] = None,
+) -> None:
+    """Make a key: print it, and the line that PERCEPT_API_KEYS_FILE is to hold of it."""
+    from service.api.keys import new_key
+
+    try:
+        secret, line = new_key(name, {"rate": rate, "evaluations": evaluations})
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    typer.echo("For its user, shown this once:", err=True)
+    typer.echo(secret)
+    typer.echo("For the file of PERCEPT_API_KEYS_FILE:", err=True)
+    typer.echo(line)
+
+
+@_key.callback()
+def key() -> None:
+    """Keys that callers show."""
 
 
 def _explain(error: ValidationError) -> str:
@@ -82,3 +114,4 @@ def _flags() -> inspect.Signature:
 # The flags are the settings by construction: neither can gain a name that the other lacks.
 serve.__signature__ = _flags()  # type: ignore[attr-defined]
 main.command()(serve)
+main.add_typer(_key)

@@ -39,17 +39,17 @@ class MalformedRequest(PerceptError):
 
 
 class Unauthorized(PerceptError):
-    """A key is wanted, and there is none, or a wrong one."""
+    """No key, or none that is known here."""
 
     status = 401
-    title = "A key is needed"
+    title = "Unauthorized"
 
 
 class Forbidden(PerceptError):
-    """This server does not do that for anybody."""
+    """A known key, but not for this; or nobody may do this here."""
 
     status = 403
-    title = "Not allowed here"
+    title = "Forbidden"
 
 
 class NotFound(PerceptError):
@@ -92,6 +92,13 @@ class TooBusy(PerceptError):
 
     status = 429
     title = "Too many requests"
+
+
+class QuotaExceeded(PerceptError):
+    """A key has used what it may in a while; `limit` says which of its quotas that is."""
+
+    status = 429
+    title = "Quota exceeded"
 
 
 class ClientGone(PerceptError):

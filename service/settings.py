@@ -29,9 +29,6 @@ class Settings(BaseSettings):
     backend: Literal["onnx", "triton", "analytic"] = "onnx"
     """`onnx` runs the models in process, `triton` on Triton servers, `analytic` fakes them."""
 
-    admin_key: SecretStr | None = None
-    """Key that `POST /models/{name}/load` and `unload` ask for; unset, nobody may."""
-
     triton_urls: str = ""
     """Triton servers, `host:port` of gRPC, several with commas; a host name may mean several."""
 
@@ -112,6 +109,21 @@ class Settings(BaseSettings):
 
     answer_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds within which an answer must have been read; later the connection is closed."""
+
+    api_keys_file: Path | None = None
+    """File of hashed API keys, a line each, as `percept key new` prints them; unset, no keys."""
+
+    admin_key: SecretStr | None = None
+    """Key that may load and unload models, or `sha256:` and its hash; unset, nobody may."""
+
+    allow_open: bool = False
+    """Whether to listen beyond this machine although there are no API keys."""
+
+    open_metrics: bool = False
+    """Whether `/metrics` answers without a key where there are keys."""
+
+    redis_url: str | None = None
+    """Redis (`redis://host:6379/0`) that several gateways share; unset, each is on its own."""
 
     shutdown_grace_s: int = Field(default=30, ge=0)
     """Seconds that predictions in work have to finish after SIGTERM."""

@@ -6,6 +6,9 @@ The forms are read by `service.api.uploads` while they arrive: FastAPI cannot kn
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fastapi import Security
+from fastapi.security import APIKeyHeader, HTTPBearer
+
 from service.api.catalog import Catalog
 from service.api.knobs import Knobs, choices
 from service.api.problems import MEDIA_TYPE, Problem
@@ -16,6 +19,12 @@ from service.core.tasks import Task, TaskName
 from service.engine.request import PRIORITIES
 
 Schema = dict[str, object]
+
+# Said in the documentation alone: who comes in is decided at the door, before any route.
+KEY_SCHEMES = (
+    Security(HTTPBearer(auto_error=False, description="Where the server has keys")),
+    Security(APIKeyHeader(name="X-API-Key", auto_error=False)),
+)
 
 _SUMMARIES: Mapping[TaskName, str] = {
     "depth": "How far is every pixel",
@@ -48,14 +57,14 @@ _HEADERS: Mapping[str, str] = {
 }
 _PROBLEMS: Mapping[int, str] = {
     400: "The form cannot be parsed",
-    401: "The admin key is missing or wrong",
-    403: "No admin key is configured: models are not controlled over HTTP",
+    401: "The server has keys, and none that is known was shown",
+    403: "A known key, but not for this; or nobody may do this here",
     404: "There is no such model",
     408: "The upload took too long",
     413: "Too many bytes or pixels",
     415: "Not a form, or not an image that is read here",
     422: "A field or header is missing, unknown or wrong, or a budget is too small",
-    429: "The queue is full; Retry-After says when to come back",
+    429: "The queue is full or a quota used up; Retry-After says when to come back",
     502: "The model failed",
     503: "The server is starting or stopping, has no worker, or cannot meet the deadline",
     504: "The deadline is over and the answer was not ready",

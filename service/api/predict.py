@@ -18,6 +18,7 @@ from service.api.failures import engine_failures
 from service.api.images import ImageLimits
 from service.api.inputs import ModelInputs, prepare_inputs, take_uploads
 from service.api.knobs import Knobs
+from service.api.quotas import Quotas
 from service.api.render import render
 from service.api.render_costs import RenderCosts, RenderKind, RenderSize
 from service.api.rendered import Ran, Rendered
@@ -91,12 +92,14 @@ class Predictor:
         threads: Executor,
         draw_seed: Callable[[], int],
         clock: Callable[[], float],
+        quotas: Quotas | None = None,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._metrics = metrics
         self._limits = limits
         self._threads = threads
+        self._quotas = quotas or Quotas({}, None, clock)
         self._draw_seed = draw_seed
         self._render_costs = RenderCosts()
         self.clock = clock
@@ -121,7 +124,9 @@ class Predictor:
         request = self._plan(choice, knobs, inputs, scene, call)
         self._check_answer(task, scene, request.plan.members)
         with engine_failures(choice.model, task.name):
-            result = await self._engine.predict(request)
+            async with self._quotas.charged(call.caller, request.evaluations) as charge:
+                result = await self._engine.predict(request)
+                charge.used = result.evaluations
         start = self.clock()
         served = await self._in_thread(partial(_finish, choice, scene, request, result))
         # Measured from here: the wait for a thread is part of what a caller waits for.

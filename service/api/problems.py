@@ -9,9 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from service.api.uploads import Body
-from service.errors import PerceptError
+from service.errors import PerceptError, Unauthorized
 
 MEDIA_TYPE = "application/problem+json"
+_CHALLENGE = 'Bearer realm="percept"'  # RFC 9110, 11.6.1: a 401 says how to do better
 
 
 class Problem(BaseModel):
@@ -41,6 +42,8 @@ def problem_response(
 def render_error(error: PerceptError, *, close: bool = False) -> Response:
     """Render an error of the table."""
     headers = {} if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, Unauthorized):
+        headers["WWW-Authenticate"] = _CHALLENGE
     problem = Problem(
         title=error.title,
         status=error.status,

@@ -51,7 +51,7 @@ def prediction_routes(
     predictor: Predictor, catalog: Catalog, admission: Admission, limits: TransferLimits
 ) -> APIRouter:
     """Return `POST /{task}` for every task."""
-    router = APIRouter(tags=["predictions"])
+    router = APIRouter(tags=["predictions"], dependencies=docs.KEY_SCHEMES)
     for task in TASKS.values():
         router.add_api_route(
             f"/{task.name}",
@@ -149,7 +149,7 @@ def _prediction_endpoint(
                 call = read_call(request, arrived)
                 async with call.until_deadline(predictor.clock):
                     announced = _announced_bytes(request, form_limits)
-                    place = held.enter_context(admission.enter(announced))
+                    place = held.enter_context(admission.enter(announced, call.caller))
                     form = await read_form(request, body, form_limits)
                     knobs = parse_knobs(form.texts, task)
                     work = predictor.predict(task, knobs, form.files, call)

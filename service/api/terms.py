@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, ip_address
 
 from starlette.requests import Request
 
+from service.api.identity import identity_of
 from service.engine.request import PRIORITIES, Priority, Terms
 from service.errors import InvalidField, TooLate
 
@@ -71,10 +72,12 @@ def read_call(request: Request, arrived: float) -> Call:
 
 
 def _caller(request: Request) -> str:
-    """Whose turn this is: the client's address, for IPv6 the network that one customer is given.
+    """Whose turn this is: the key's, or else the client's address; for IPv6 a customer's network.
 
     RFC 6177 leaves every site at least a /64, so single addresses are a caller's to make up.
     """
+    if keyed := identity_of(request.scope).caller:
+        return keyed
     host = "" if request.client is None else request.client.host
     try:
         address = ip_address(host)

@@ -36,7 +36,7 @@ _LOAD_S = 600.0  # a large model takes minutes
 
 
 @dataclass(frozen=True)
-class Access:
+class TritonAccess:
     """How servers are spoken to: by TLS with any of these files, and with a token if there is one.
 
     Raises ValueError for files that do not belong together.
@@ -64,7 +64,7 @@ class Access:
 class TritonServer:
     """One server; see Server."""
 
-    def __init__(self, access: Access, endpoint: Endpoint) -> None:
+    def __init__(self, access: TritonAccess, endpoint: Endpoint) -> None:
         def text(path: Path | None) -> str | None:
             return None if path is None else str(path)
 

@@ -1,5 +1,7 @@
 """Admission: bounded, exact after failures, and honest about when to come back."""
 
+from contextlib import ExitStack
+
 import pytest
 
 from service.api.limits import Admission, AdmissionLimits
@@ -79,3 +81,42 @@ def test_retry_after_is_when_the_queue_is_worked_off(drain_s, retry_after_s):
     with admission.enter(10), pytest.raises(TooBusy) as caught, admission.enter(10):
         pass
     assert caught.value.retry_after_s == retry_after_s
+
+
+def test_a_queue_that_others_filled_takes_everyone_up_to_his_even_part():
+    admission = Queue().admission(max_requests=4)
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(admission.enter(1, "hog"))
+        with pytest.raises(TooBusy), admission.enter(1, "hog"):
+            pass
+        for _ in range(2):
+            held.enter_context(admission.enter(1, "ann"))
+        with pytest.raises(TooBusy), admission.enter(1, "ann"):
+            pass
+        held.enter_context(admission.enter(1, "bob"))
+        with pytest.raises(TooBusy), admission.enter(1, "bob"):
+            pass
+        held.enter_context(admission.enter(1, "eve"))
+        with pytest.raises(TooBusy), admission.enter(1, "joe"):  # twice the bound is held
+            pass
+    with ExitStack() as held:
+        for _ in range(4):
+            held.enter_context(admission.enter(1, "joe"))
+
+
+def test_bytes_that_others_hold_leave_everyone_his_even_part():
+    admission = Queue().admission(max_requests=10, max_bytes=1000)
+    with admission.enter(1000, "hog"):
+        with pytest.raises(TooBusy, match="bytes"), admission.enter(1, "hog"):
+            pass
+        with pytest.raises(TooBusy, match="bytes"), admission.enter(501, "ann"):
+            pass
+        with admission.enter(300, "ann") as place:
+            admission.resize(place, 500)
+            with pytest.raises(TooBusy, match="bytes"):
+                admission.resize(place, 501)
+            with admission.enter(333, "bob"):
+                pass
+    with admission.enter(900, "ann"), admission.enter(100, "ann"):
+        pass

@@ -22,7 +22,7 @@ from service.backends.base import Worker
 from service.backends.onnx import OnnxBackend
 from service.backends.repository import load_repository
 from service.backends.servers import ServerWorker
-from service.backends.triton import Access, TritonServer
+from service.backends.triton import TritonAccess, TritonServer
 from service.core.tensors import model_tensors
 from service.engine.profile import sample_inputs
 from tests.support.triton_server import triton_server
@@ -73,7 +73,7 @@ async def measure(url: str) -> Sequence[tuple[int, tuple[float, float, float, fl
     signature = model_tensors(model.artifact)[network]
     backend = OnnxBackend([model], threads=1)
     (address,) = parse_addresses(url)
-    server = TritonServer(Access(), Endpoint(address, address.host))
+    server = TritonServer(TritonAccess(), Endpoint(address, address.host))
     try:
         worker = ServerWorker("triton", server, await server.examine())
         compared = partial(compare, backend.workers[0], worker, network)
