@@ -12,12 +12,13 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 from service.api.catalog import Catalog
+from service.api.cors import allow_origins
 from service.api.images import ImageLimits
 from service.api.keys import load_keys, stored_digest
 from service.api.limits import MOST_BEYOND, Admission, AdmissionLimits
 from service.api.model_control import ModelControl
 from service.api.observe import ObserveRequests
-from service.api.predict import PredictionLimits, Predictor
+from service.api.predict import PredictionLimits, Predictor, Served
 from service.api.problems import install_problems
 from service.api.quotas import Quotas, redis_store
 from service.api.routes import TransferLimits, model_routes, operation_routes, prediction_routes
@@ -28,6 +29,7 @@ from service.backends.analytic import AnalyticBackend
 from service.backends.base import Backend, BackendError
 from service.backends.fleet import Fleet
 from service.backends.repository import load_repository
+from service.cache import AnswerCache
 from service.engine.engine import Engine
 from service.engine.work import EngineLimits
 from service.metrics import Metrics
@@ -82,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
         draw_seed=lambda: secrets.randbits(_SEED_BITS),
         clock=time.monotonic,
         quotas=quotas,
+        cache=_cache(settings, metrics),
     )
     control = ModelControl(catalog, engine, backend)
     life = _Life(control, threads, quotas)
@@ -107,6 +110,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(model_routes(control, require_admin))
     app.add_middleware(AnswerWhenCancelled)
     app.add_middleware(GuardRequests, access=access, quotas=quotas)
+    allow_origins(app, settings.cors_origins)
     app.add_middleware(ObserveRequests, metrics=metrics)  # the last is the outermost: it sees all
     install_problems(app)
     return app
@@ -142,6 +146,19 @@ def _doors(settings: Settings) -> tuple[Access, Quotas]:
     store = None if settings.redis_url is None or keys is None else redis_store(settings.redis_url)
     quotas = Quotas({} if keys is None else keys.by_caller, store, time.monotonic)
     return Access(keys, admin, settings.open_metrics), quotas
+
+
+def _cache(settings: Settings, metrics: Metrics) -> AnswerCache[Served] | None:
+    if not settings.cache_bytes:
+        return None
+    cache = AnswerCache[Served](
+        settings.cache_bytes,
+        settings.cache_age_s,
+        size_of=lambda served: len(served.rendered.content),
+        clock=time.monotonic,
+    )
+    metrics.watch_cache(lambda: cache.num_bytes)
+    return cache
 
 
 def _backend(settings: Settings) -> Backend:

@@ -53,6 +53,16 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.cache = Counter(
+            "percept_cache",
+            "Predictions whose answer could have been kept: found (hit), or made (miss).",
+            ["result"],
+            registry=self.registry,
+        )
+        self.cache_bytes = Gauge(
+            "percept_cache_bytes", "Bytes of the answers that are kept.", registry=self.registry
+        )
+
         self.call_seconds = Histogram(
             "percept_model_call_seconds",
             "Seconds inside one call of a network.",
@@ -94,6 +104,10 @@ class Metrics:
         """Read these whenever the metrics are."""
         self.pending_evaluations.set_function(evaluations)
         self.drain_seconds.set_function(drain_s)
+
+    def watch_cache(self, num_bytes: Callable[[], int]) -> None:
+        """Read this whenever the metrics are."""
+        self.cache_bytes.set_function(num_bytes)
 
     def worker_changed(self, name: str, condition: Literal["up", "down", "leaving"]) -> None:
         """Note that a worker came up, went down or leaves; the engine's observer."""

@@ -122,6 +122,15 @@ class Settings(BaseSettings):
     open_metrics: bool = False
     """Whether `/metrics` answers without a key where there are keys."""
 
+    cors_origins: str = ""
+    """Origins whose pages may call, such as `https://a.org,https://b.org`; `*` for all."""
+
+    cache_bytes: int = Field(default=64 * 2**20, ge=0)
+    """Bytes of answers to given seeds that are kept for the same question; 0 keeps none."""
+
+    cache_age_s: float = Field(default=3600.0, gt=0)
+    """Seconds after which a kept answer is made anew."""
+
     redis_url: str | None = None
     """Redis (`redis://host:6379/0`) that several gateways share; unset, each is on its own."""
 

@@ -53,6 +53,9 @@ _HEADERS: Mapping[str, str] = {
     "X-Percept-Model": "Model, name:version",
     "X-Percept-Uncertainty": "Mean spread of the members, when asked for",
     "X-Percept-Flow-Scale": "Length in px drawn in full colour; flow as color only",
+    "X-Percept-Cache": "hit, miss, or off: without a seed, or where the clock may end the answer",
+    "Age": "Seconds since the answer was made, for a hit",
+    "ETag": "Changes with the answer's bytes; where a seed was given",
     "Server-Timing": "queue, encode, denoise, decode, reduce, render in ms",
 }
 _PROBLEMS: Mapping[int, str] = {
@@ -141,6 +144,7 @@ def headers() -> Sequence[Schema]:
     rows: Sequence[tuple[str, str, Schema]] = (
         (DEADLINE, deadline, {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE_MS}),
         (PRIORITY, priority, {"type": "string", "enum": list(PRIORITIES), "default": "normal"}),
+        ("If-None-Match", "ETag of an answer that the client has", {"type": "string"}),
     )
     return [
         {"name": name, "in": "header", "required": False, "description": text, "schema": schema}
@@ -182,7 +186,10 @@ def responses(task: Task) -> dict[int | str, dict[str, object]]:
         "content": content,
         "headers": headers,
     }
-    return {200: success, **{status: problem(status) for status in _OF_PREDICTIONS}}
+    unchanged: dict[str, object] = {
+        "description": "The answer is the one that If-None-Match names; where a seed was given"
+    }
+    return {200: success, 304: unchanged, **{status: problem(status) for status in _OF_PREDICTIONS}}
 
 
 def problem(status: int) -> dict[str, object]:

@@ -59,6 +59,11 @@ class KeyRing:
         return found
 
 
+def is_key(caller: str) -> bool:
+    """Whether a caller is known by his key, and not by his address."""
+    return caller.startswith(_CALLER)
+
+
 def digest_of(secret: str) -> bytes:
     """Return what is kept of a secret."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).digest()

@@ -5,18 +5,20 @@ Pictures are decoded and answers made in threads; the event loop only waits.
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from service.api.answers import Scene, make_answer
 from service.api.budgets import Moment, choose_plan, expected_error
 from service.api.catalog import Catalog
 from service.api.failures import engine_failures
+from service.api.fingerprint import fingerprint
 from service.api.images import ImageLimits
 from service.api.inputs import ModelInputs, prepare_inputs, take_uploads
+from service.api.keys import is_key
 from service.api.knobs import Knobs
 from service.api.quotas import Quotas
 from service.api.render import render
@@ -24,6 +26,8 @@ from service.api.render_costs import RenderCosts, RenderKind, RenderSize
 from service.api.rendered import Ran, Rendered
 from service.api.schemas import RunData
 from service.api.terms import Call
+from service.api.validators import entity_tag
+from service.cache import AnswerCache
 from service.core.artifact import MAX_MEMBERS, Artifact, Component, ServedTask
 from service.core.ensemble import Reduction
 from service.core.sizes import Size
@@ -49,12 +53,19 @@ class PredictionLimits:
 
 @dataclass(frozen=True)
 class Served:
-    """A rendered answer with the numbers of its run; `timings` in ms, by stage, in order."""
+    """A rendered answer with the numbers of its run; `timings` in ms, by stage, in order.
+
+    An answer to a seed that the caller gave has an `etag`; one of the cache has no timings, but an
+    age.
+    """
 
     rendered: Rendered
     run: RunData
     uncertainty: float | None
     timings: Mapping[str, float]
+    etag: str | None = None
+    cache: Literal["hit", "miss", "off"] = "off"
+    age_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +78,7 @@ class _Choice:
     components: tuple[Component, ...]
     reduction: Reduction
     seed: int
+    is_seed_given: bool
 
     @property
     def model(self) -> str:
@@ -93,12 +105,14 @@ class Predictor:
         draw_seed: Callable[[], int],
         clock: Callable[[], float],
         quotas: Quotas | None = None,
+        cache: AnswerCache[Served] | None = None,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
         self._metrics = metrics
         self._limits = limits
         self._threads = threads
+        self._cache = cache
         self._quotas = quotas or Quotas({}, None, clock)
         self._draw_seed = draw_seed
         self._render_costs = RenderCosts()
@@ -123,7 +137,34 @@ class Predictor:
         )
         request = self._plan(choice, knobs, inputs, scene, call)
         self._check_answer(task, scene, request.plan.members)
-        with engine_failures(choice.model, task.name):
+        make = partial(self._make, choice, scene, request, call)
+        if not choice.is_seed_given:
+            return await make()
+        return await self._recall(make, scene, request, choice.output, call)
+
+    async def _recall(
+        self,
+        make: Callable[[], Awaitable[Served]],
+        scene: Scene,
+        request: PredictionRequest,
+        output: str,
+        call: Call,
+    ) -> Served:
+        """Return an answer that was made before, or make it now and keep it."""
+        if self._cache is None or request.terms.grow_until is not None:
+            return await make()  # what the clock ends may end elsewhere the next time
+        owner = call.caller if is_key(call.caller) else ""
+        key = await self._in_thread(partial(fingerprint, request, scene, output, owner))
+        found = await self._cache.get_or_make(f"{call.priority} {key}", make)
+        self._metrics.cache.labels("miss" if found.age_s is None else "hit").inc()
+        if found.age_s is None:
+            return replace(found.value, cache="miss")
+        return replace(found.value, cache="hit", age_s=found.age_s, timings={})
+
+    async def _make(
+        self, choice: _Choice, scene: Scene, request: PredictionRequest, call: Call
+    ) -> Served:
+        with engine_failures(choice.model, choice.served.task):
             async with self._quotas.charged(call.caller, request.evaluations) as charge:
                 result = await self._engine.predict(request)
                 charge.used = result.evaluations
@@ -150,7 +191,8 @@ class Predictor:
             )
         seed = self._draw_seed() if knobs.seed is None else knobs.seed
         reduction = knobs.reduction or served.reduction
-        return _Choice(artifact, served, output, components, reduction, seed)
+        is_given = knobs.seed is not None
+        return _Choice(artifact, served, output, components, reduction, seed, is_given)
 
     def _plan(
         self, choice: _Choice, knobs: Knobs, inputs: ModelInputs, scene: Scene, call: Call
@@ -235,7 +277,8 @@ def _finish(
     rendered = render(answer, choice.output, Ran(run, timings))
     timings["render"] = 1000 * (time.perf_counter() - reduced)
     spread = None if answer.uncertainty is None else float(answer.uncertainty.mean())
-    return Served(rendered, run, spread, timings)
+    etag = entity_tag(rendered.content) if choice.is_seed_given else None
+    return Served(rendered, run, spread, timings, etag)
 
 
 def _engine_timings(timings: Timings) -> Mapping[str, float]:

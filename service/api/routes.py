@@ -20,6 +20,7 @@ from service.api.problems import render_error
 from service.api.schemas import Health, ModelData, ModelList, VersionList
 from service.api.terms import read_call
 from service.api.uploads import DRAIN_S, LATE_DRAIN_S, Body, FormLimits, read_form
+from service.api.validators import has_already, not_modified
 from service.core.artifact import Artifact
 from service.core.tasks import TASKS, Task
 from service.errors import InvalidField, NotReady, PerceptError, TooLate
@@ -154,12 +155,15 @@ def _prediction_endpoint(
                     knobs = parse_knobs(form.texts, task)
                     work = predictor.predict(task, knobs, form.files, call)
                     served = await unless_hung_up(work, request.receive)
+                headers = _headers(served)
+                if served.etag is not None and has_already(request, served.etag):
+                    return not_modified(headers)
                 admission.resize(place, len(served.rendered.content))
                 # The place is held until the answer is sent: nobody may pile up what nobody reads.
                 return Delivery(
                     served.rendered.content,
                     media_type=served.rendered.media_type,
-                    headers=_headers(served),
+                    headers=headers,
                     timeout_s=limits.answer_timeout_s,
                     delivered=held.pop_all().close,
                 )
@@ -187,9 +191,19 @@ def _announced_bytes(request: Request, limits: FormLimits) -> int:
     return min(known, limits.max_body_bytes)
 
 
+def _caching(served: Served) -> Mapping[str, str]:
+    """Say what may be kept: an answer of a seed that was given, by its caller, asking each time."""
+    if served.etag is None:
+        return {"Cache-Control": "no-store"}
+    headers = {"Cache-Control": "private, no-cache", "ETag": served.etag}
+    if served.age_s is not None:
+        headers["Age"] = str(int(served.age_s))
+    return headers
+
+
 def _headers(served: Served) -> Mapping[str, str]:
     rendered, run = served.rendered, served.run
-    timing = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in served.timings.items())
+    timing = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in served.timings.items()) or "cache"
     placing = "inline" if rendered.media_type in _INLINE else "attachment"
     spread, expected = served.uncertainty, run.expected_error
     return {
@@ -200,7 +214,8 @@ def _headers(served: Served) -> Mapping[str, str]:
         "X-Percept-Model": run.model,
         "Server-Timing": timing,
         "Content-Disposition": f'{placing}; filename="{run.task}.{rendered.extension}"',
-        "Cache-Control": "no-store",
+        "X-Percept-Cache": served.cache,
+        **_caching(served),
         **rendered.headers,
         **({} if expected is None else {"X-Percept-Expected-Error": f"{expected:.6g}"}),
         **({} if spread is None else {"X-Percept-Uncertainty": f"{spread:.6g}"}),
