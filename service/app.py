@@ -4,7 +4,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,6 +13,7 @@ from fastapi_offline import FastAPIOffline
 
 from service.api.catalog import Catalog
 from service.api.cors import allow_origins
+from service.api.decoders import DecoderLimits, DecoderPool
 from service.api.images import ImageLimits
 from service.api.keys import load_keys, stored_digest
 from service.api.limits import MOST_BEYOND, Admission, AdmissionLimits
@@ -71,23 +72,27 @@ def create_app(settings: Settings) -> FastAPI:
         engine.drain_s,
     )
     access, quotas = _doors(settings)
+    images = ImageLimits(settings.max_pixels, settings.min_side, settings.max_side)
+    decoders = DecoderPool(
+        DecoderLimits.of(
+            settings.image_threads, settings.decode_timeout_s, images, settings.max_upload_bytes
+        )
+    )
     threads = ThreadPoolExecutor(settings.image_threads, thread_name_prefix="images")
     predictor = Predictor(
         engine,
         catalog,
         metrics,
-        PredictionLimits(
-            ImageLimits(settings.max_pixels, settings.min_side, settings.max_side),
-            settings.max_answer_bytes,
-        ),
+        PredictionLimits(images, settings.max_answer_bytes),
         threads,
         draw_seed=lambda: secrets.randbits(_SEED_BITS),
         clock=time.monotonic,
         quotas=quotas,
         cache=_cache(settings, metrics),
+        upload=decoders.upload,
     )
     control = ModelControl(catalog, engine, backend)
-    life = _Life(control, threads, quotas)
+    life = _Life(control, threads, quotas, decoders)
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would cost a client its whole upload
@@ -119,23 +124,33 @@ def create_app(settings: Settings) -> FastAPI:
 class _Life:
     """Starts and stops the parts that run, in order."""
 
-    def __init__(self, control: ModelControl, threads: ThreadPoolExecutor, quotas: Quotas) -> None:
+    def __init__(
+        self,
+        control: ModelControl,
+        threads: ThreadPoolExecutor,
+        quotas: Quotas,
+        decoders: DecoderPool,
+    ) -> None:
         self._control = control
         self._threads = threads
         self._quotas = quotas
+        self._decoders = decoders
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        await self._control.open()
-        self.ready = True
-        try:
-            yield
-        finally:
-            self.ready = False
-            await self._control.close()
-            await self._quotas.close()
-            self._threads.shutdown(cancel_futures=True)
+        async with AsyncExitStack() as closing:  # the last that is named is closed first
+            closing.callback(self._threads.shutdown, cancel_futures=True)
+            closing.callback(self._decoders.close)  # a thread that waits for one is let go
+            closing.push_async_callback(self._quotas.close)
+            closing.push_async_callback(self._control.close)
+            self._decoders.warm_up()
+            await self._control.open()
+            self.ready = True
+            try:
+                yield
+            finally:
+                self.ready = False
 
 
 def _doors(settings: Settings) -> tuple[Access, Quotas]:

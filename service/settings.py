@@ -78,7 +78,10 @@ class Settings(BaseSettings):
     """Seconds that requests wait while no worker is usable; then they are answered 503."""
 
     image_threads: int = Field(default=2, ge=1)
-    """Threads that decode uploads and render answers."""
+    """Threads that render answers, and the most processes that decode uploads."""
+
+    decode_timeout_s: float = Field(default=10.0, gt=0)
+    """Seconds that decoding one uploaded image may take; longer ones are answered 413."""
 
     max_upload_bytes: int = Field(default=25_000_000, ge=1)
     """Bytes that one uploaded file may have."""

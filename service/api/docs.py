@@ -72,7 +72,7 @@ _PROBLEMS: Mapping[int, str] = {
     503: "The server is starting or stopping, has no worker, or cannot meet the deadline",
     504: "The deadline is over and the answer was not ready",
 }
-_OF_PREDICTIONS = (400, 408, 413, 415, 422, 429, 502, 503, 504)
+_OF_PREDICTIONS = (400, 401, 408, 413, 415, 422, 429, 502, 503, 504)
 _COME_BACK = (429, 503)  # with Retry-After
 
 

@@ -23,6 +23,9 @@ from PIL import (
 )
 
 from service.api.bombs import Bomb, BoundedReader, refuse_bombs
+from service.api.pixels import is_read, mask_of, rgb_of
+from service.api.resample import image_to_input, image_to_padded, mask_to_input, padded
+from service.core.sizes import FixedSize, InputSize
 from service.errors import InvalidField, PerceptError, TooLarge, UnsupportedType
 
 FORMATS = "JPEG, PNG, WebP, TIFF or BMP"
@@ -42,17 +45,7 @@ _OPENERS: tuple[tuple[bytes, Opener], ...] = (
     (b"BM", BmpImagePlugin.BmpImageFile),
 )
 
-# Samples wider than a byte, with the value that is white. Pillow reads 16-bit data as one of these.
-_WHITE: Mapping[str, float] = {
-    "I;16": 65535.0,
-    "I;16L": 65535.0,
-    "I;16B": 65535.0,
-    "I;16N": 65535.0,
-    "I": 65535.0,
-    "F": 1.0,
-}
-_NARROW = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV")
-
+_MASK = "mask"  # the one form field that is no picture
 _ORIENTATION_TAG = 0x0112
 _TURNS: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -92,15 +85,31 @@ class Decoded:
 
 
 @dataclass(frozen=True)
+class ModelImage:
+    """One image at a model's input size, RGB in [-1, 1], and the size of its upload."""
+
+    values: Float32[np.ndarray, "3 model_h model_w"]
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
 class Upload:
     """One uploaded image as it came: `data` is the compressed file of the form field `field`.
 
     Pixels are decoded when they are asked for: a waiting request stays as small as its upload.
+    They are decoded by the caller's thread, for as long as it takes: what strangers send is read
+    through `service.api.decoders`.
     """
 
     field: str
     data: bytes
     limits: ImageLimits
+
+    def model_image(self, size: InputSize) -> ModelImage:
+        """Decode and shrink to a model's input; raises InvalidField for a mask of one value."""
+        read = _model_mask if self.field == _MASK else _model_picture
+        return read(self, size)
 
     def rgb(self) -> UInt8[np.ndarray, "h w 3"]:
         """Decode to upright RGB at full size; transparency is laid on white."""
@@ -113,7 +122,7 @@ class Upload:
         """
         with _named_errors(self):
             decoded = _decode(self, smallest_side)
-            return Decoded(_rgb_of(decoded.image), decoded.width, decoded.height)
+            return Decoded(rgb_of(decoded.image), decoded.width, decoded.height)
 
     def mask(self) -> Bool[np.ndarray, "h w"]:
         """Decode to a mask at full size: True where the value is above half.
@@ -122,7 +131,7 @@ class Upload:
         luminance.
         """
         with _named_errors(self):
-            return _mask_of(_decode(self, None).image)
+            return mask_of(_decode(self, None).image)
 
 
 @contextmanager
@@ -139,11 +148,40 @@ def _named_errors(upload: Upload) -> Iterator[None]:
     except Bomb as error:
         limit = error.limit
         raise TooLarge(f"{field} is too costly to read", field=field, limit=limit) from error
+    except MemoryError as error:
+        limit = str(upload.limits)
+        raise TooLarge(f"{field} takes too much memory", field=field, limit=limit) from error
     except Exception as error:
         limit = f"a whole {FORMATS}"
         raise InvalidField(
             f"{field} is damaged and cannot be decoded", field=field, limit=limit
         ) from error
+
+
+def _model_picture(upload: Upload, size: InputSize) -> ModelImage:
+    if isinstance(size, FixedSize):
+        decoded = upload.reduced_rgb(max(size.example))
+        values = image_to_input(decoded.image, *size.example)
+        return ModelImage(values, decoded.width, decoded.height)
+    # At full size: a JPEG decoded at a fraction of it is not quite the one that others decode, and
+    # a model that keeps the shape is to answer as it does elsewhere.
+    decoded = upload.reduced_rgb(None)
+    fit = size.fit((decoded.height, decoded.width))
+    return ModelImage(image_to_padded(decoded.image, fit), decoded.width, decoded.height)
+
+
+def _model_mask(upload: Upload, size: InputSize) -> ModelImage:
+    mask = upload.mask()
+    if mask.all() or not mask.any():
+        what = "everything" if mask.all() else "nothing"
+        raise InvalidField(
+            f"{upload.field} marks {what} as visible",
+            field=upload.field,
+            limit="some pixels above half and some not",
+        )
+    height, width = mask.shape
+    fit = size.fit((height, width))
+    return ModelImage(padded(mask_to_input(mask, *fit.content), fit), width, height)
 
 
 def _decode(upload: Upload, smallest_side: int | None) -> Decoded:
@@ -184,7 +222,7 @@ def _open(upload: Upload) -> ImageFile.ImageFile:
             field=field,
             limit=f"at least {limits.min_side} pixels per side",
         )
-    if image.mode not in _WHITE and image.mode not in _NARROW:
+    if not is_read(image.mode):
         raise UnsupportedType(
             f"{field} has the colour mode {image.mode}", field=field, limit=_COLOURS
         )
@@ -200,34 +238,3 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # noqa: BLE001 - broken metadata, met with any exception, spoils no picture
         return 1
-
-
-def _rgb_of(image: Image.Image) -> Image.Image:
-    if image.mode in _WHITE:
-        unit = _unit_values(image)
-        unit *= 255
-        grey = np.rint(unit, out=unit).astype(np.uint8)
-        return Image.fromarray(grey).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def _mask_of(image: Image.Image) -> Bool[np.ndarray, "h w"]:
-    if image.mode in _WHITE:
-        return _unit_values(image) > 0.5
-    if image.has_transparency_data:
-        alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-        if alpha.min() < 255:
-            return alpha > 127
-    return np.asarray(image.convert("RGB").convert("L")) > 127
-
-
-def _unit_values(image: Image.Image) -> Float32[np.ndarray, "h w"]:
-    """Return samples wider than a byte as [0, 1]; what is no number counts as black."""
-    unit = np.asarray(image).astype(np.float32)
-    unit /= np.float32(_WHITE[image.mode])
-    np.nan_to_num(unit, copy=False, nan=0.0)
-    return np.clip(unit, 0, 1, out=unit)

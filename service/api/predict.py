@@ -16,8 +16,8 @@ from service.api.budgets import Moment, choose_plan, expected_error
 from service.api.catalog import Catalog
 from service.api.failures import engine_failures
 from service.api.fingerprint import fingerprint
-from service.api.images import ImageLimits
-from service.api.inputs import ModelInputs, prepare_inputs, take_uploads
+from service.api.images import ImageLimits, Upload
+from service.api.inputs import MakeUpload, ModelInputs, prepare_inputs, take_uploads
 from service.api.keys import is_key
 from service.api.knobs import Knobs
 from service.api.quotas import Quotas
@@ -92,6 +92,8 @@ class _Choice:
 class Predictor:
     """Answers requests with an engine; `draw_seed` chooses where the caller does not.
 
+    `upload` makes what decodes a file; by itself the thread that asks for its pixels does.
+
     `clock` is the engine's, in seconds: deadlines and budgets of time are moments on it.
     """
 
@@ -106,6 +108,7 @@ class Predictor:
         clock: Callable[[], float],
         quotas: Quotas | None = None,
         cache: AnswerCache[Served] | None = None,
+        upload: MakeUpload = Upload,
     ) -> None:
         self._engine = engine
         self._catalog = catalog
@@ -116,6 +119,7 @@ class Predictor:
         self._quotas = quotas or Quotas({}, None, clock)
         self._draw_seed = draw_seed
         self._render_costs = RenderCosts()
+        self._upload = upload
         self.clock = clock
 
     async def predict(
@@ -123,7 +127,7 @@ class Predictor:
     ) -> Served:
         """Answer one request; raises the errors of the table."""
         choice = self._choose(task, knobs)
-        uploads = take_uploads(files, task, self._limits.images)
+        uploads = take_uploads(files, task, self._limits.images, self._upload)
         encoder = choice.artifact.encoder(choice.served.encoder)
         inputs = await self._in_thread(partial(prepare_inputs, uploads, encoder))
         scene = Scene(
