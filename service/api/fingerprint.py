@@ -18,6 +18,7 @@ _DRAWN_WITH: Mapping[TaskName, tuple[Callable[[Upload], np.ndarray], ...]] = {
     "depth": (),
     "flow": (),
     "amodal": (Upload.rgb, Upload.mask),
+    "normals": (),
 }
 
 
