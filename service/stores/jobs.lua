@@ -214,8 +214,11 @@ function ops.progress(id, token, lease_ms, done, total, preview)
 end
 
 function ops.publish(id, token, labels, size, result, file)
-  if not held(id, token) then return ended_by(id, token, 'succeeded') end
   local job = key('job', id)
+  if not held(id, token) then
+    if ended_by(id, token, 'succeeded') == 0 then return 0 end
+    return call('HGET', job, 'file') == file and 1 or 2 -- 2: published before, this file is idle
+  end
   local total = call('HGET', job, 'total')
   call('HSET', job, 'result', labels, 'done', total, 'file', file)
   if file == '' then call('SET', key('result', id), result) end

@@ -7,8 +7,8 @@ its death when it runs with `appendonly yes` (and a power cut with `appendfsync 
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files
@@ -59,6 +59,7 @@ T = TypeVar("T")
 
 JOB_OVERHEAD_BYTES = 1024  # as in jobs.lua
 _QUEUE = "queue"
+_PUBLISHED = 1
 _BLOCK_MS = 2000  # how long the bell waits in one call
 _LOOK_AGAIN_S = 5.0  # the bell may have rung more often than it remembers
 _SWEEP_BATCH = 500
@@ -88,8 +89,8 @@ class RedisStore:
         self._place = place
         self._limits = limits or StoreLimits()
         self._folder = None if place.folder is None else SharedFolder(place.folder)
-        self._redis = _connect(place, place.max_connections, place.timeout_s)
-        self._listener = _connect(place, 1, place.timeout_s + _BLOCK_MS / 1000)
+        self._redis = _connect(place, place.max_connections)
+        self._listener = _connect(place, 1)
         self._script = self._redis.register_script(
             files("service.stores").joinpath("jobs.lua").read_text()
         )
@@ -160,7 +161,7 @@ class RedisStore:
         self._limits.check("result", result.data)
         name = ""
         if self._folder is not None:
-            name = f"{lease.job_id}.{lease.token}.result"
+            name = f"{lease.job_id}.{secrets.token_hex(8)}.result"
             await self._in_thread(partial(self._folder.write, name, result.data))
         published = await self._call(
             "publish",
@@ -171,7 +172,7 @@ class RedisStore:
             result.data if self._folder is None else b"",
             name,
         )
-        await self._delete(f"{lease.job_id}.input" if published else name)
+        await self._delete(f"{lease.job_id}.input" if published == _PUBLISHED else name)
         return bool(published)
 
     async def fail(self, lease: Lease, problem: Problem) -> bool:
@@ -275,14 +276,13 @@ class RedisStore:
         return data
 
     async def _call(self, operation: str, *arguments: str | float | bytes) -> Reply:
-        with _reachable():
-            async with asyncio.timeout(self._place.timeout_s):
-                return await self._script(keys=[self._tag], args=[operation, *arguments])
+        async with _reachable(self._place.timeout_s):
+            return await self._script(keys=[self._tag], args=[operation, *arguments])
 
     async def _hear(self, position: bytes | None) -> Heard:
         """Read the bell's stream after a position; None gives where it ends."""
         bell = f"{self._tag}:bell"
-        with _reachable():
+        async with _reachable(self._place.timeout_s + _BLOCK_MS / 1000):
             if position is None:
                 last: Reply = await self._listener.xrevrange(bell, count=1)
                 return Heard(frozenset(), last[0][0] if last else b"0-0")
@@ -293,9 +293,8 @@ class RedisStore:
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         """Use the folder; one that hangs is as good as none."""
-        with _reachable():
-            async with asyncio.timeout(self._place.timeout_s):
-                return await asyncio.to_thread(work)
+        async with _reachable(self._place.timeout_s):
+            return await asyncio.to_thread(work)
 
     async def _delete(self, name: str) -> None:
         """Let go of a file where there are files; if it cannot be now, it is swept later."""
@@ -304,13 +303,17 @@ class RedisStore:
                 await self._in_thread(partial(self._folder.delete, name))
 
 
-def _connect(place: RedisPlace, max_connections: int, timeout_s: float) -> Redis:
-    """Return a client; a call that a lost connection broke is made once more."""
+def _connect(place: RedisPlace, max_connections: int) -> Redis:
+    """Return a client; a call that a lost connection broke is made once more.
+
+    Calls have their time-outs from `_reachable`: the client's own is an `asyncio.wait_for`, which
+    before Python 3.12 may lose the cancellation of a task.
+    """
     pool = BlockingConnectionPool.from_url(
         place.url,
         max_connections=max_connections,
         timeout=place.timeout_s,
-        socket_timeout=timeout_s,
+        socket_timeout=None,
         socket_connect_timeout=place.timeout_s,
         retry=Retry(NoBackoff(), 1),
         protocol=2,
@@ -318,15 +321,16 @@ def _connect(place: RedisPlace, max_connections: int, timeout_s: float) -> Redis
     return Redis.from_pool(pool)
 
 
-@contextmanager
-def _reachable() -> Iterator[None]:
-    """Turn the ways in which Redis is not there into StoreUnavailable, and a full one's."""
+@asynccontextmanager
+async def _reachable(timeout_s: float) -> AsyncIterator[None]:
+    """Turn the ways in which Redis is not there, or late, into errors of a store."""
     try:
-        yield
+        async with asyncio.timeout(timeout_s):
+            yield
     except exceptions.OutOfMemoryError as error:
         raise StoreFull("Redis has no memory left") from error
     except _UNAVAILABLE as error:
-        raise StoreUnavailable(f"Redis cannot be used: {error}") from error
+        raise StoreUnavailable(f"Redis cannot be used: {error or type(error).__name__}") from error
 
 
 def _known(job_id: str, reply: Reply) -> JobRecord:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -44,7 +45,7 @@ class RedisServer:
             stdout=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + READY_S
-        while self._send(b"PING") != b"+PONG\r\n":
+        while self.send(b"PING") != b"+PONG\r\n":
             assert self._process.poll() is None, (self._folder / "redis.log").read_text()
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(0.01)
@@ -56,17 +57,22 @@ class RedisServer:
             self._process.wait()
             self._process = None
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, such as SIGSTOP."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def flush(self) -> None:
         """Forget everything."""
-        assert self._send(b"FLUSHALL") == b"+OK\r\n"
+        assert self.send(b"FLUSHALL") == b"+OK\r\n"
 
-    def _send(self, command: bytes) -> bytes:
+    def send(self, command: bytes) -> bytes:
         """Return the answer to a command, or nothing where nobody answers."""
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(READY_S)
                 connection.connect(str(self._socket))
                 connection.sendall(command + b"\r\n")
-                return connection.recv(4096)
+                return connection.recv(1 << 20)
         except (ConnectionError, FileNotFoundError):
             return b""
