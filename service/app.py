@@ -1,5 +1,6 @@
 """The composition root: the only place where settings become parts and parts become a service."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -14,12 +15,15 @@ from fastapi_offline import FastAPIOffline
 from service.api.catalog import Catalog
 from service.api.cors import allow_origins
 from service.api.decoders import DecoderLimits, DecoderPool
+from service.api.finish import Served
 from service.api.images import ImageLimits
+from service.api.job_routes import job_routes
+from service.api.jobs import JobDesk
 from service.api.keys import load_keys, stored_digest
 from service.api.limits import MOST_BEYOND, Admission, AdmissionLimits
 from service.api.model_control import ModelControl
 from service.api.observe import ObserveRequests
-from service.api.predict import PredictionLimits, Predictor, Served
+from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
 from service.api.quotas import Quotas, redis_store
 from service.api.routes import TransferLimits, model_routes, operation_routes, prediction_routes
@@ -33,9 +37,15 @@ from service.backends.repository import load_repository
 from service.cache import AnswerCache
 from service.engine.engine import Engine
 from service.engine.work import EngineLimits
+from service.jobs.runner import JobRunner, RunnerTerms
+from service.jobs.webhooks import Webhooks, WebhookTerms
 from service.metrics import Metrics
 from service.settings import Settings
+from service.stores.base import Store, StoreLimits
+from service.stores.memory import MemoryStore
 
+_WEBHOOKS_GRACE_S = 1.0  # jobs had theirs before
+_FIELDS_BYTES = 2**20  # of a job's form, beside its files
 _SEED_BITS = 53  # what JSON readers that know only doubles still hold exactly
 
 
@@ -92,7 +102,20 @@ def create_app(settings: Settings) -> FastAPI:
         upload=decoders.upload,
     )
     control = ModelControl(catalog, engine, backend)
-    life = _Life(control, threads, quotas, decoders)
+    webhooks = _webhooks(settings)
+    desk = JobDesk(_store(settings), predictor, webhooks)
+    terms = RunnerTerms(max_running=settings.job_workers, lease_s=settings.job_lease_s)
+    runner = JobRunner(desk.store, desk.answer, terms, desk.tell)
+    life = _Life(
+        control,
+        threads,
+        quotas,
+        decoders,
+        runner,
+        webhooks,
+        desk.store,
+        float(settings.shutdown_grace_s),
+    )
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
         redirect_slashes=False,  # a redirect would cost a client its whole upload
@@ -104,7 +127,8 @@ def create_app(settings: Settings) -> FastAPI:
     transfer_limits = TransferLimits(
         settings.max_upload_bytes, settings.upload_timeout_s, settings.answer_timeout_s
     )
-    app.include_router(prediction_routes(predictor, catalog, admission, transfer_limits))
+    app.state.stopping = life.stopping  # for whoever runs the server: set when the end has begun
+    app.include_router(prediction_routes(predictor, catalog, admission, transfer_limits, desk))
     app.include_router(
         operation_routes(
             catalog,
@@ -112,6 +136,7 @@ def create_app(settings: Settings) -> FastAPI:
             ready=lambda: life.ready and engine.has_worker and bool(catalog.artifacts),
         )
     )
+    app.include_router(job_routes(desk, time.time, life.stopping))
     app.include_router(model_routes(control, require_admin))
     app.add_middleware(AnswerWhenCancelled)
     app.add_middleware(GuardRequests, access=access, quotas=quotas)
@@ -130,11 +155,20 @@ class _Life:
         threads: ThreadPoolExecutor,
         quotas: Quotas,
         decoders: DecoderPool,
+        runner: JobRunner,
+        webhooks: Webhooks | None,
+        store: Store,
+        grace_s: float,
     ) -> None:
         self._control = control
         self._threads = threads
         self._quotas = quotas
         self._decoders = decoders
+        self._runner = runner
+        self._webhooks = webhooks
+        self._store = store
+        self._grace_s = grace_s
+        self.stopping = asyncio.Event()
         self.ready = False
 
     @asynccontextmanager
@@ -146,11 +180,23 @@ class _Life:
             closing.push_async_callback(self._control.close)
             self._decoders.warm_up()
             await self._control.open()
+            self._runner.start()
+            ending = asyncio.get_running_loop().create_task(self._end_jobs())
+            closing.push_async_callback(lambda: ending)
+            closing.callback(self.stopping.set)
             self.ready = True
             try:
                 yield
             finally:
                 self.ready = False
+
+    async def _end_jobs(self) -> None:
+        """Wait for the end, and then for jobs, as long as connections are waited for."""
+        await self.stopping.wait()
+        await self._runner.stop(self._grace_s)
+        if self._webhooks is not None:
+            await self._webhooks.close(_WEBHOOKS_GRACE_S)
+        await self._store.close()
 
 
 def _doors(settings: Settings) -> tuple[Access, Quotas]:
@@ -174,6 +220,36 @@ def _cache(settings: Settings, metrics: Metrics) -> AnswerCache[Served] | None:
     )
     metrics.watch_cache(lambda: cache.num_bytes)
     return cache
+
+
+def _store(settings: Settings) -> Store:
+    limits = StoreLimits(
+        max_unfinished=settings.max_jobs,
+        max_bytes=settings.max_job_bytes,
+        max_input_bytes=2 * settings.max_upload_bytes + _FIELDS_BYTES,
+        max_result_bytes=settings.max_answer_bytes,
+        keep_s=settings.job_keep_s,
+    )
+    if settings.redis_url is None:
+        return MemoryStore(limits)
+    try:
+        from service.stores.redis import RedisPlace, RedisStore
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            "redis_url needs the redis client: pip install 'percept[redis]'"
+        ) from error
+    return RedisStore(RedisPlace(settings.redis_url, folder=settings.job_folder), limits)
+
+
+def _webhooks(settings: Settings) -> Webhooks | None:
+    origins = frozenset(
+        name.strip() for name in settings.webhook_origins.split(",") if name.strip()
+    )
+    if not origins:
+        return None
+    if settings.webhook_secret is None:
+        raise ValueError("webhook_origins needs webhook_secret: calls are signed")
+    return Webhooks(WebhookTerms(origins, settings.webhook_secret.get_secret_value().encode()))
 
 
 def _backend(settings: Settings) -> Backend:

@@ -3,6 +3,7 @@
 import inspect
 import logging
 import warnings
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -50,7 +51,15 @@ def _run(settings: Settings) -> None:
     except (RepositoryError, BackendError, ValueError) as error:
         typer.echo(f"percept cannot start: {error}", err=True)
         raise typer.Exit(1) from error
-    uvicorn.run(
+
+    class Server(uvicorn.Server):
+        """Tells the application of its end at once, not when the last connection is closed."""
+
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.stopping.set()
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -58,6 +67,10 @@ def _run(settings: Settings) -> None:
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         server_header=False,
     )
+    server = Server(config)
+    server.run()
+    if not server.started:  # the address is taken, or the application did not start
+        raise typer.Exit(1)
 
 
 _key = typer.Typer(name="key", help="API keys.", no_args_is_help=True)

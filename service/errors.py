@@ -59,6 +59,20 @@ class NotFound(PerceptError):
     title = "Not found"
 
 
+class NotFinished(PerceptError):
+    """The job has no answer yet."""
+
+    status = 409
+    title = "Not finished"
+
+
+class Gone(PerceptError):
+    """There was such a thing, and there will be none again."""
+
+    status = 410
+    title = "Gone"
+
+
 class UploadTooSlow(PerceptError):
     """The body did not arrive in time; the place it held was given to others."""
 

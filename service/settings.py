@@ -137,6 +137,30 @@ class Settings(BaseSettings):
     redis_url: str | None = None
     """Redis (`redis://host:6379/0`) that several gateways share; unset, each is on its own."""
 
+    job_folder: Path | None = None
+    """Folder, shared by all gateways, for inputs and results of jobs; unset, they lie in Redis."""
+
+    job_workers: int = Field(default=4, ge=0)
+    """Jobs (`Prefer: respond-async`) that this gateway runs at a time; 0 only takes them in."""
+
+    job_keep_s: float = Field(default=3600.0, gt=0)
+    """Seconds that a job and its result can be asked for after its end."""
+
+    job_lease_s: float = Field(default=30.0, gt=0)
+    """Seconds after which the job of a gateway that is not heard of is given to another."""
+
+    max_jobs: int = Field(default=10_000, ge=1)
+    """Jobs that may wait or run; further ones are answered 429."""
+
+    max_job_bytes: int = Field(default=2 * 2**30, ge=1)
+    """Bytes of inputs and results that are kept for all jobs; further jobs are answered 429."""
+
+    webhook_origins: str = ""
+    """Origins that `X-Percept-Callback` may name, such as `https://a.example`, with commas."""
+
+    webhook_secret: SecretStr | None = None
+    """Key by which calls to webhooks are signed (HMAC-SHA256); needed if there are origins."""
+
     shutdown_grace_s: int = Field(default=30, ge=0)
     """Seconds that predictions in work have to finish after SIGTERM."""
 

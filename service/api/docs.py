@@ -13,8 +13,8 @@ from service.api.catalog import Catalog
 from service.api.knobs import Knobs, choices
 from service.api.problems import MEDIA_TYPE, Problem
 from service.api.rendered import JSON, media_type
-from service.api.schemas import AmodalData, AnswerData, DepthData, FlowData, NormalsData
-from service.api.terms import DEADLINE, MAX_DEADLINE_MS, PRIORITY
+from service.api.schemas import AmodalData, AnswerData, DepthData, FlowData, JobData, NormalsData
+from service.api.terms import CALLBACK, DEADLINE, IDEMPOTENCY_KEY, MAX_DEADLINE_MS, PRIORITY
 from service.core.tasks import Task, TaskName
 from service.engine.request import PRIORITIES
 
@@ -64,6 +64,8 @@ _PROBLEMS: Mapping[int, str] = {
     403: "A known key, but not for this; or nobody may do this here",
     404: "There is no such model",
     408: "The upload took too long",
+    409: "The job has not ended yet; Retry-After says when it may have",
+    410: "The job was cancelled",
     413: "Too many bytes or pixels",
     415: "Not a form, or not an image that is read here",
     422: "A field or header is missing, unknown or wrong, or a budget is too small",
@@ -73,7 +75,7 @@ _PROBLEMS: Mapping[int, str] = {
     504: "The deadline is over and the answer was not ready",
 }
 _OF_PREDICTIONS = (400, 401, 408, 413, 415, 422, 429, 502, 503, 504)
-_COME_BACK = (429, 503)  # with Retry-After
+_COME_BACK = (409, 429, 503)  # with Retry-After
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,17 @@ def headers() -> Sequence[Schema]:
     rows: Sequence[tuple[str, str, Schema]] = (
         (DEADLINE, deadline, {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_DEADLINE_MS}),
         (PRIORITY, priority, {"type": "string", "enum": list(PRIORITIES), "default": "normal"}),
+        ("Prefer", "`respond-async`: answer 202 at once, with a job", {"type": "string"}),
+        (
+            IDEMPOTENCY_KEY,
+            "With respond-async: the same key with the same request is the same job",
+            {"type": "string", "minLength": 1, "maxLength": 255},
+        ),
+        (
+            CALLBACK,
+            "With respond-async: a URL to tell when the job has ended, if its origin is listed",
+            {"type": "string"},
+        ),
         ("If-None-Match", "ETag of an answer that the client has", {"type": "string"}),
     )
     return [
@@ -186,10 +199,18 @@ def responses(task: Task) -> dict[int | str, dict[str, object]]:
         "content": content,
         "headers": headers,
     }
+    kept: dict[str, object] = {
+        "description": "With `Prefer: respond-async`: the call is a job, at `Location`",
+        "model": JobData,
+        "headers": {"Location": {"schema": {"type": "string"}, "description": "Path of the job"}},
+    }
     unchanged: dict[str, object] = {
         "description": "The answer is the one that If-None-Match names; where a seed was given"
     }
-    return {200: success, 304: unchanged, **{status: problem(status) for status in _OF_PREDICTIONS}}
+    problems: dict[int | str, dict[str, object]] = {
+        status: problem(status) for status in _OF_PREDICTIONS
+    }
+    return {200: success, 202: kept, 304: unchanged, **problems}
 
 
 def problem(status: int) -> dict[str, object]:

@@ -27,6 +27,14 @@ def png(pixels: UInt8[np.ndarray, "h w *channels"]) -> bytes:
     return _save(Image.fromarray(pixels))
 
 
+def thumbnail(encoded: bytes, side: int) -> bytes:
+    """Encode a PNG of ours again, so that no side is longer."""
+    with Image.open(BytesIO(encoded)) as image:
+        small = image.convert("RGB") if image.mode == "P" else image.copy()
+    small.thumbnail((side, side))
+    return _save(small)
+
+
 def png_mask(mask: Bool[np.ndarray, "h w"]) -> bytes:
     """Encode a mask as 8-bit grey, 255 inside."""
     return png(np.where(mask, np.uint8(WHITE_8), np.uint8(0)))

@@ -1,6 +1,6 @@
 """The HTTP surface: one endpoint per row of the task table, and what operators ask."""
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -12,10 +12,13 @@ from service.api import docs
 from service.api.catalog import Catalog
 from service.api.delivery import Delivery
 from service.api.hangup import unless_hung_up
+from service.api.headers import prediction_headers
+from service.api.job_routes import accepted
+from service.api.jobs import JobDesk, wants_job
 from service.api.knobs import Knobs, parse_knobs
 from service.api.limits import Admission
 from service.api.model_control import ModelControl
-from service.api.predict import Predictor, Served
+from service.api.predict import Predictor
 from service.api.problems import render_error
 from service.api.schemas import Health, ModelData, ModelList, VersionList
 from service.api.terms import read_call
@@ -27,7 +30,6 @@ from service.errors import InvalidField, NotReady, PerceptError, TooLate
 from service.metrics import Metrics
 
 _MAX_LENGTH_DIGITS = 20
-_INLINE = ("image/png", "application/json")  # what a browser shows rather than saves
 
 
 @dataclass(frozen=True)
@@ -49,14 +51,18 @@ class TransferLimits:
 
 
 def prediction_routes(
-    predictor: Predictor, catalog: Catalog, admission: Admission, limits: TransferLimits
+    predictor: Predictor,
+    catalog: Catalog,
+    admission: Admission,
+    limits: TransferLimits,
+    desk: JobDesk,
 ) -> APIRouter:
     """Return `POST /{task}` for every task."""
     router = APIRouter(tags=["predictions"], dependencies=docs.KEY_SCHEMES)
     for task in TASKS.values():
         router.add_api_route(
             f"/{task.name}",
-            _prediction_endpoint(task, predictor, admission, limits),
+            _prediction_endpoint(task, predictor, admission, limits, desk),
             methods=["POST"],
             name=task.name,
             summary=docs.summary(task),
@@ -137,7 +143,11 @@ def _versions(name: str, artifacts: Iterable[Artifact]) -> VersionList:
 
 
 def _prediction_endpoint(
-    task: Task, predictor: Predictor, admission: Admission, limits: TransferLimits
+    task: Task,
+    predictor: Predictor,
+    admission: Admission,
+    limits: TransferLimits,
+    desk: JobDesk,
 ) -> Callable[[Request], Awaitable[Response]]:
     form_limits = limits.form(task)
 
@@ -152,10 +162,12 @@ def _prediction_endpoint(
                     announced = _announced_bytes(request, form_limits)
                     place = held.enter_context(admission.enter(announced, call.caller))
                     form = await read_form(request, body, form_limits)
+                    if wants_job(request):
+                        return accepted(await desk.submit(request, task, form, call))
                     knobs = parse_knobs(form.texts, task)
                     work = predictor.predict(task, knobs, form.files, call)
                     served = await unless_hung_up(work, request.receive)
-                headers = _headers(served)
+                headers = prediction_headers(served)
                 if served.etag is not None and has_already(request, served.etag):
                     return not_modified(headers)
                 admission.resize(place, len(served.rendered.content))
@@ -189,34 +201,3 @@ def _announced_bytes(request: Request, limits: FormLimits) -> int:
     is_number = announced.isdecimal() and len(announced) <= _MAX_LENGTH_DIGITS
     known = int(announced) if is_number else limits.max_body_bytes
     return min(known, limits.max_body_bytes)
-
-
-def _caching(served: Served) -> Mapping[str, str]:
-    """Say what may be kept: an answer of a seed that was given, by its caller, asking each time."""
-    if served.etag is None:
-        return {"Cache-Control": "no-store"}
-    headers = {"Cache-Control": "private, no-cache", "ETag": served.etag}
-    if served.age_s is not None:
-        headers["Age"] = str(int(served.age_s))
-    return headers
-
-
-def _headers(served: Served) -> Mapping[str, str]:
-    rendered, run = served.rendered, served.run
-    timing = ", ".join(f"{stage};dur={ms:.3f}" for stage, ms in served.timings.items()) or "cache"
-    placing = "inline" if rendered.media_type in _INLINE else "attachment"
-    spread, expected = served.uncertainty, run.expected_error
-    return {
-        "X-Percept-Steps": str(run.steps),
-        "X-Percept-Ensemble": str(run.ensemble),
-        "X-Percept-Evaluations": str(run.evaluations),
-        "X-Percept-Seed": str(run.seed),
-        "X-Percept-Model": run.model,
-        "Server-Timing": timing,
-        "Content-Disposition": f'{placing}; filename="{run.task}.{rendered.extension}"',
-        "X-Percept-Cache": served.cache,
-        **_caching(served),
-        **rendered.headers,
-        **({} if expected is None else {"X-Percept-Expected-Error": f"{expected:.6g}"}),
-        **({} if spread is None else {"X-Percept-Uncertainty": f"{spread:.6g}"}),
-    }

@@ -1,16 +1,19 @@
 """The wire, going out: JSON answers and model listings."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, Field
 
 from service.api.budgets import rounded
+from service.api.problems import Problem
 from service.core.artifact import Artifact, ServedTask
 from service.core.budget import QUALITIES, Choice, Quality, fit_errors
 from service.core.ensemble import Reduction
 from service.core.tasks import TASKS, TaskName
 from service.engine.planner import frontier, plan_quality
+from service.stores.base import JobState
 
 
 class ImageData(BaseModel):
@@ -205,6 +208,25 @@ class VersionList(BaseModel):
 
     name: str
     versions: Sequence[int]
+
+
+class JobData(BaseModel):
+    """An asynchronous call; `done` of at most `total` denoiser evaluations are done."""
+
+    id: str
+    state: JobState
+    task: str
+    model: str
+    created: datetime
+    started: datetime | None = Field(description="When the present attempt began")
+    finished: datetime | None
+    done: int
+    total: int
+    eta_s: float | None = Field(description="Seconds to its end at the pace so far, once known")
+    ahead: int | None = Field(description="Jobs that are queued before it, while it is queued")
+    problem: Problem | None = Field(description="Why it failed")
+    result: str = Field(description="Path of its answer")
+    events: str = Field(description="Path of its course, as Server-Sent Events")
 
 
 class Health(BaseModel):

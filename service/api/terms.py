@@ -17,6 +17,8 @@ DEADLINE = "X-Deadline-Ms"
 PRIORITY = "X-Priority"
 MAX_DEADLINE_MS = 3_600_000
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+CALLBACK = "X-Percept-Callback"
 # ASCII alone: digits of other scripts, signs, exponents, inf and nan are no durations on a wire.
 _NUMBER = re.compile(r"[0-9]{1,20}(\.[0-9]{1,20})?")
 _DEADLINE_LIMIT = f"above 0, at most {MAX_DEADLINE_MS}, as digits"
@@ -68,10 +70,10 @@ class Call:
 
 def read_call(request: Request, arrived: float) -> Call:
     """Read the headers of a call; raises InvalidField naming the one that is wrong."""
-    return Call(arrived, _caller(request), _priority(request), _deadline(request, arrived))
+    return Call(arrived, caller_of(request), _priority(request), _deadline(request, arrived))
 
 
-def _caller(request: Request) -> str:
+def caller_of(request: Request) -> str:
     """Whose turn this is: the key's, or else the client's address; for IPv6 a customer's network.
 
     RFC 6177 leaves every site at least a /64, so single addresses are a caller's to make up.

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from service.errors import NotReady, PerceptError, TooBusy, Unavailable
 from service.jobs.reports import Reports
@@ -26,13 +26,11 @@ _LONGEST_PAUSE_S = 2.0
 _log = logging.getLogger("percept.jobs")
 
 
-class Answer(Protocol):
-    """Answers a job. What it raises from the error table ends the job, unless it is of the moment.
+Answer = Callable[[Claim, Callable[[Progress], None]], Awaitable[JobResult]]
+"""Answers a job. What it raises from the error table ends the job, unless it is of the moment.
 
-    `report` may be called on the event loop, as often as there is news.
-    """
-
-    async def __call__(self, claim: Claim, report: Callable[[Progress], None]) -> JobResult: ...
+Its second argument takes reports, on the event loop, as often as there is news.
+"""
 
 
 @dataclass(frozen=True)

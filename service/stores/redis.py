@@ -330,7 +330,9 @@ async def _reachable(timeout_s: float) -> AsyncIterator[None]:
     except exceptions.OutOfMemoryError as error:
         raise StoreFull("Redis has no memory left") from error
     except _UNAVAILABLE as error:
-        raise StoreUnavailable(f"Redis cannot be used: {error or type(error).__name__}") from error
+        raise StoreUnavailable(
+            f"Redis cannot be used: {str(error) or type(error).__name__}"
+        ) from error
 
 
 def _known(job_id: str, reply: Reply) -> JobRecord:

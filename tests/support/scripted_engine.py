@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from service.api.catalog import Catalog
 from service.api.images import ImageLimits
+from service.api.jobs import JobDesk
 from service.api.limits import Admission, AdmissionLimits
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
@@ -21,6 +22,7 @@ from service.engine.groups import Networks
 from service.engine.planner import Pace
 from service.engine.request import EngineResult, Follow, PredictionRequest, Terms, Timings
 from service.metrics import Metrics
+from service.stores.memory import MemoryStore
 from tests.support.tiny_repository import IMAGE, tiny_artifact
 
 FREE = Pace(0.0, (0.0,) * 20, (0.0,) * 20)
@@ -111,7 +113,8 @@ class Desk:
         )
         self.app = FastAPI()
         transfer = TransferLimits(10**7, upload_timeout_s=60.0, answer_timeout_s=60.0)
-        self.app.include_router(prediction_routes(predictor, catalog, admission, transfer))
+        jobs = JobDesk(MemoryStore(), predictor, None)
+        self.app.include_router(prediction_routes(predictor, catalog, admission, transfer, jobs))
         self.app.include_router(operation_routes(catalog, self.metrics, ready=lambda: True))
         install_problems(self.app)
 
