@@ -116,6 +116,21 @@ class TritonServer:
         fresh.write_text("\n".join([words, *([" ".join(models)] if models else [])]))
         fresh.replace(self.fault_file)
 
+    def is_holding(self) -> bool:
+        """Whether a batch hangs in a backend now, by `fault("hang")`."""
+        return self.fault_file.with_name(self.fault_file.name + ".held").exists()
+
+    def num_pending(self, folder: str) -> int:
+        """Calls of a model that no instance has taken yet."""
+        with urllib.request.urlopen(self.metrics_url, timeout=READY_S) as answer:
+            page = answer.read().decode()
+        counts = [
+            float(line.split()[-1])
+            for line in page.splitlines()
+            if line.startswith("nv_inference_pending_request_count{") and f'"{folder}"' in line
+        ]
+        return int(sum(counts))
+
     def start(self, *, wait: bool = True) -> None:
         """Start it, and `wait` until it is ready."""
         command = [

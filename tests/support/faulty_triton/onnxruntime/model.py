@@ -7,7 +7,7 @@ The file is read at every `execute`, after the real answers were computed:
 - `error`: every request is answered with an error;
 - `nan`: every number of the answers is NaN;
 - `slow 2.5`: the answers come 2.5 seconds late;
-- `hang`: no answer, until the file says something else.
+- `hang`: no answer, until the file says something else; meanwhile there is a file `....held`.
 
 A second line holds the names of the models that are at fault; without it all are.
 """
@@ -63,8 +63,11 @@ class TritonPythonModel(real.TritonPythonModel):  # type: ignore[misc]  # known 
             case ["slow", seconds]:
                 time.sleep(float(seconds))
             case ["hang"]:
+                held = Path(os.environ["PERCEPT_TEST_FAULT"] + ".held")
+                held.touch()
                 while fault(self._name) == ["hang"]:
                     time.sleep(_POLL_S)
+                held.unlink(missing_ok=True)
         return responses
 
 
