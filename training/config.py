@@ -22,6 +22,7 @@ from training.distributed import LaunchError, known_device, own_device
 from training.loop import DivergedError, LoopConfig
 from training.models.perception import ModelConfig
 from training.models.transplant import TransplantError
+from training.served_model import ExportError
 
 
 class RunConfig(Protocol):
@@ -44,6 +45,7 @@ _MISTAKES = (
     ArtifactError,
     DataError,
     CheckpointError,
+    ExportError,
     TransplantError,
     LaunchError,
 )

@@ -29,6 +29,7 @@ from service.core.artifact import (
 )
 from service.core.budget import Choice, cheapest
 from service.core.tasks import TaskName
+from training.config import in_one_sentence
 from training.data.shares import PROCEDURAL
 from training.finetuned import load_model, read_description
 from training.judges import JUDGES
@@ -179,10 +180,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="folder that training.finetune wrote")
     parser.add_argument("--repository", type=Path, default=Path("model_repo"))
     parser.add_argument("--name", default="percept")
-    parser.add_argument("--version", type=int, default=1)
+    parser.add_argument("--version", type=int, default=1, help="beside which others may lie")
     parser.add_argument("--licence", default="Apache-2.0")
     options = parser.parse_args(arguments)
-    export(options.run, options.repository, options.name, options.version, options.licence)
+    with in_one_sentence(parser):
+        export(options.run, options.repository, options.name, options.version, options.licence)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from service.backends.repository import load_repository
 from service.core.artifact import Artifact
 from service.core.tensors import Signature, Tensor, model_tensors
 from tests.support.tiny_repository import tiny_artifact
+from training.served_model import triton_configs
 
 REPOSITORY = Path(__file__).parents[2] / "model_repo"
 TRITON_TYPES = {"float32": "TYPE_FP32", "int64": "TYPE_INT64"}
@@ -103,6 +104,12 @@ def test_shipped_configurations_agree_with_their_artifact():
                 (REPOSITORY / network.rpartition(":")[0] / "config.pbtxt").read_text()
             )
             assert disagreements(config, network, signature) == [], network
+
+
+def test_shipped_configurations_are_those_that_the_exporter_writes():
+    written = triton_configs(shipped())
+    found = {path.parent.name: path.read_text() for path in REPOSITORY.glob("*/config.pbtxt")}
+    assert found == written
 
 
 def test_the_shipped_repository_is_small():

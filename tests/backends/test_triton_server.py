@@ -11,19 +11,21 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 
-from service.backends.base import model_tensors
 from service.backends.repository import ServedModel, load_repository
-from service.core.artifact import load_artifact
-from tests.support.tiny_repository import build_tiny_repository
+from service.core.artifact import InputGrid, LatentSpec, load_artifact
+from service.core.tensors import model_tensors
+from tests.support.tiny_repository import CHANNELS, PATCH, SCALE, build_tiny_repository
 from tests.support.triton_server import TritonServer, free_ports, triton_server
+from training.triton_config import triton_config
 
 pytestmark = pytest.mark.triton
 
@@ -196,21 +198,21 @@ def test_the_one_bad_call_of_a_merged_batch_is_told_and_its_mates_are_answered(
 
 
 def test_models_are_warmed_up_before_they_are_ready(
-    client: Client, model: ServedModel, server: TritonServer, repository: Path, tmp_path: Path
+    model: ServedModel, repository: Path, tmp_path: Path
 ):
-    for folder in model.artifact.folders:
-        one, many = client.get(f"/v2/models/{folder}/config")["model_warmup"]
-        assert one["batch_size"] == 1 < many["batch_size"] <= MAX_BATCH
-    assert "failed to run warmup" not in server.log.read_text(errors="replace")
-    folder = model.artifact.denoiser
-    other = TritonServer(repository, tmp_path, "127.0.0.1", free_ports(), faulty=True)
+    folder = model.artifact.decoder
+    options = ("--load", folder)
+    server = TritonServer(repository, tmp_path, "127.0.0.1", free_ports(), True, options)
     try:
-        other.fault("error", folder)  # which only a call can meet, and no client calls
-        other.start(wait=False)
-        problem = f"failed to load '{folder}' version 2: Invalid argument: failed to run warmup"
-        until(lambda: problem in other.log.read_text(errors="replace"))
+        server.fault("hang")  # which only a call can meet, and no client calls
+        server.start(wait=False)
+        until(server.is_holding)
+        assert not server.is_ready()
+        server.fault("")
+        server.wait_ready()
+        assert "warmup" not in server.log.read_text(errors="replace")  # it says what went wrong
     finally:
-        other.kill()
+        server.kill()
 
 
 def test_a_version_that_does_not_load_leaves_the_others_serving(
@@ -248,6 +250,35 @@ def test_a_version_that_is_added_is_loaded_beside_those_that_serve(tmp_path: Pat
                 arrays = inputs(served, network, 2)
                 expected = in_process(served, network, arrays)
                 np.testing.assert_allclose(client.infer(network, arrays), expected, atol=1e-5)
+
+
+def test_any_size_is_served_where_sizes_follow_the_upload(tmp_path: Path):
+    grpc = pytest.importorskip("tritonclient.grpc")
+    repository = build_tiny_repository(tmp_path / "repository")
+    (model,) = load_repository(repository).values()
+    decoder, network = model.artifact.decoder, model.artifact.network(model.artifact.decoder)
+    latent = LatentSpec(CHANNELS, InputGrid(PATCH), SCALE)
+    config = triton_config(decoder, [replace(model.artifact, latent=latent)])
+    assert f"dims: [ {CHANNELS}, -1, -1 ]" in config
+    (repository / decoder / "config.pbtxt").write_text(config)
+    graph = onnx.load(model.onnx_file(network))
+    for value in (*graph.graph.input, *graph.graph.output):
+        for side in value.type.tensor_type.shape.dim[2:]:
+            side.dim_param = f"{value.name}_{side.dim_value}"
+    onnx.save(graph, model.onnx_file(network))
+    latents = [
+        {"latent": np.random.default_rng(i).normal(size=(2, CHANNELS, *size)).astype(np.float32)}
+        for i, size in enumerate([(8, 8), (3, 11), (8, 8), (11, 3)] * 3)
+    ]
+    options = ("--load", decoder)
+    with (
+        triton_server(repository, tmp_path, faulty=True, options=options) as server,
+        grpc.InferenceServerClient(server.url) as connection,
+    ):
+        answers = together(Client(connection, server), network, latents)
+    for answer, arrays in zip(answers, latents, strict=True):
+        expected = in_process(model, network, arrays)
+        np.testing.assert_allclose(answer.result(), expected, atol=1e-5)
 
 
 def test_a_batch_over_the_largest_is_refused(client: Client, model: ServedModel):

@@ -76,6 +76,7 @@ class TritonServer:
     ports: Ports
     faulty: bool = False
     options: tuple[str, ...] = ()  # of serve.py, or after "--" of tritonserver
+    threads: int | None = 1  # of every instance; None: the cores divided among them
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -145,7 +146,7 @@ class TritonServer:
         ]
         environment = {
             **{key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
-            "PERCEPT_TRITON_THREADS": "1",
+            "PERCEPT_TRITON_THREADS": str(self.threads or ""),
             "PERCEPT_TEST_BACKEND": str(BACKEND),
             "PERCEPT_TEST_FAULT": str(self.fault_file),
         }
@@ -221,11 +222,12 @@ def triton_server(
     grpc_port: int | None = None,
     faulty: bool = False,
     options: tuple[str, ...] = (),
+    threads: int | None = 1,
 ) -> Iterator[TritonServer]:
     """A server that is ready; it is killed at the end, whatever the test made of it."""
     triton_python()
     ports = free_ports(address, grpc=grpc_port)
-    server = TritonServer(repository, folder, address, ports, faulty, options)
+    server = TritonServer(repository, folder, address, ports, faulty, options, threads)
     try:
         server.start()
         yield server

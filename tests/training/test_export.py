@@ -1,5 +1,6 @@
 """Exported networks answer as torch does, and their descriptions agree with them."""
 
+import shutil
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests.architecture.test_model_repository import disagreements, parse_text_p
 from tests.training.conftest import Build
 from training import onnx_network, onnx_storage
 from training.export import default_budget, export, served_tasks
+from training.export import main as export_command
 from training.finetuned import load_model
 from training.judges import JUDGES
 from training.models.perception import MODELS
@@ -132,6 +134,35 @@ def test_networks_that_disagree_are_refused_and_nothing_changes(
         warnings.simplefilter("ignore")  # the exporter's own
         with pytest.raises(ExportError, match=r"small_.*differs from torch"):
             export(measured("tiny"), repository, "small", 1, "Apache-2.0")
+    assert dict(contents(repository)) == before
+
+
+def test_a_second_version_lies_beside_the_first(exported: Build, measured: Build, tmp_path: Path):
+    repository = shutil.copytree(exported("tiny"), tmp_path / "repository")
+    before = dict(contents(repository))
+    arguments = [str(measured("tiny")), "--repository", str(repository), "--name", "small"]
+    export_command([*arguments, "--version", "2"])
+    models = load_repository(repository)
+    assert set(models) == {"small:1", "small:2"}
+    after = dict(contents(repository))
+    weights = {path for path in before if "/1/" in path}
+    assert {path: after[path] for path in weights} == {path: before[path] for path in weights}
+    for network in models["small:2"].networks:
+        assert models["small:2"].onnx_file(network).parent.name == "2"
+
+
+def test_a_version_of_another_form_is_refused_in_one_sentence(
+    exported: Build, measured: Build, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    repository = shutil.copytree(exported("tiny"), tmp_path / "repository")
+    before = dict(contents(repository))
+    run = str(measured("tiny-concatenated"))
+    arguments = [run, "--repository", str(repository), "--name", "small", "--version", "2"]
+    with pytest.raises(SystemExit) as ended:
+        export_command(arguments)
+    assert ended.value.code == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "of small:2 has other tensors than that of small:1" in said
     assert dict(contents(repository)) == before
 
 
