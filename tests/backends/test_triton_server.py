@@ -92,7 +92,8 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def client(server: TritonServer) -> Iterator[Client]:
-    grpc = pytest.importorskip("tritonclient.grpc")
+    from tritonclient import grpc
+
     server.fault("")
     with grpc.InferenceServerClient(server.url) as connection:
         yield Client(connection, server)
@@ -236,7 +237,8 @@ def test_a_version_that_does_not_load_leaves_the_others_serving(
 
 
 def test_a_version_that_is_added_is_loaded_beside_those_that_serve(tmp_path: Path):
-    grpc = pytest.importorskip("tritonclient.grpc")
+    from tritonclient import grpc
+
     repository = build_tiny_repository(tmp_path / "repository")
     with triton_server(repository, tmp_path) as server:
         build_tiny_repository(repository, version=2)
@@ -253,7 +255,8 @@ def test_a_version_that_is_added_is_loaded_beside_those_that_serve(tmp_path: Pat
 
 
 def test_any_size_is_served_where_sizes_follow_the_upload(tmp_path: Path):
-    grpc = pytest.importorskip("tritonclient.grpc")
+    from tritonclient import grpc
+
     repository = build_tiny_repository(tmp_path / "repository")
     (model,) = load_repository(repository).values()
     decoder, network = model.artifact.decoder, model.artifact.network(model.artifact.decoder)
