@@ -64,7 +64,7 @@ def test_a_model_is_replaced_as_a_whole_or_not_at_all(
 ):
     convert(conversion, tmp_path, "m", 1, Weights())
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    monkeypatch.setattr(writing, "TOLERANCE", -1.0)
+    monkeypatch.setattr(writing, "TOLERANCES", {"none": -1.0})
     with pytest.raises(Exception, match="differs from torch"):
         convert(conversion, tmp_path, "m", 2, Weights())
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
