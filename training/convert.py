@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -28,14 +27,13 @@ from training.network_cost import multiply_adds_per_s, network_cost
 from training.onnx_network import ExportError
 from training.onnx_storage import Storage
 
-# Times the largest network in single precision: what converting was seen to take at most.
-_PEAK: Mapping[Quantization, float] = {"none": 2.5, "int8": 4.5}
+# What converting was seen to take at most: times the largest network in single precision, in which
+# its weights are once, and what Python and its libraries take.
+_PEAK, _LIBRARIES = 1.3, 0.8e9
 _LICENSED = {"licence": "CHECKPOINT", "autoencoder licence": "AUTOENCODER"}
 
 
-def estimate(
-    conversion: Conversion, multiply_adds_per_s: float, quantization: Quantization = "none"
-) -> str:
+def estimate(conversion: Conversion, multiply_adds_per_s: float) -> str:
     """What the model will need, for a picture of the shape of a photograph."""
     height, width = conversion.encoders[0].size.example
     costs = {
@@ -54,7 +52,7 @@ def estimate(
             f"One row of a call, for a picture of {width} x {height} px, on this CPU "
             f"({multiply_adds_per_s / 1e9:.0f} G multiply-adds a second in a matrix product):",
             *lines,
-            f"Memory: up to {_PEAK[quantization] * max(num_bytes) / 1e9:.2g} GB to convert, "
+            f"Memory: up to {(_PEAK * max(num_bytes) + _LIBRARIES) / 1e9:.2g} GB to convert, "
             f"{sum(num_bytes) / 1e9:.2g} GB and what calls need to serve",
         ]
     )
@@ -66,8 +64,8 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         request = _request(options)
         conversion = CONVERTERS[options.source](request)
-        _announce(conversion)
-        print(estimate(conversion, multiply_adds_per_s(), options.quantize))
+        announce(conversion)
+        print(estimate(conversion, multiply_adds_per_s()))
         weights = Weights(options.dtype, options.quantize)
         artifact = convert(conversion, options.repository, request.name, options.version, weights)
     except (ArtifactError, ConvertError, ExportError) as error:
@@ -92,7 +90,8 @@ def _request(options: argparse.Namespace) -> Request:
     )
 
 
-def _announce(conversion: Conversion) -> None:
+def announce(conversion: Conversion) -> None:
+    """Prints what a person should know before it starts: notes and licences."""
     for note in conversion.notes:
         print(f"note: {note}")
     print(f"licence: {conversion.licence}")

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import huggingface_hub
+import onnx_ir as ir
 import pytest
 
 from service.backends.repository import load_repository
 from service.core.tensors import model_tensors
 from tests.architecture.test_model_repository import disagreements, parse_text_proto
+from tests.support.public_checkpoints import CHANNELS, build_autoencoder
 from tests.training.converters.conftest import Copy, described, load_denoiser
-from training.convert import estimate, main
+from training.convert import announce, estimate, main
+from training.converters import writing
 from training.converters.licence import is_non_commercial, read_licence
-from training.converters.record import Request, Source
+from training.converters.record import ConvertError, Request, Source
 from training.converters.table import CONVERTERS
+from training.onnx_network import Network
 
 
 @pytest.mark.parametrize(
@@ -106,8 +111,13 @@ def test_the_estimate_counts_without_computing(built: dict[str, Path]):
 
 
 def test_the_command_says_what_matters_and_triton_reads_what_the_service_reads(
-    copy: Copy, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    copy: Copy,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    remembered_traces: Callable[[Network], ir.Model],
 ):
+    monkeypatch.setattr(writing, "trace", remembered_traces)
     folder = copy("marigold")
     (folder / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
     repository = tmp_path / "repository"
@@ -121,3 +131,24 @@ def test_the_command_says_what_matters_and_triton_reads_what_the_service_reads(
     for network, signature in model_tensors(served.artifact).items():
         config = parse_text_proto((repository / network / "config.pbtxt").read_text())
         assert disagreements(config, network, signature) == [], network
+
+
+def test_an_autoencoder_of_no_stated_licence_is_given_one(
+    built: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    vae = build_autoencoder(tmp_path / "vae", channels=CHANNELS)
+    pair = Source(vae, str(vae))
+    with pytest.raises(ConvertError, match=r"vae states a licence .* pass --vae-licence"):
+        described(built["marigold"], vae=pair)
+    with pytest.raises(ConvertError, match="pass --vae too"):
+        described(built["marigold"], vae_licence="mit")
+    with pytest.raises(ConvertError, match="--heads is not for marigold"):
+        described(built["marigold"], heads=4)
+    conversion = described(built["marigold"], vae=pair, vae_licence="cc-by-nc-4.0")
+    assert conversion.licence == "apache-2.0; autoencoder: cc-by-nc-4.0"
+    assert conversion.provenance["licence"] == "apache-2.0"
+    assert conversion.provenance["autoencoder licence"] == "cc-by-nc-4.0"
+    announce(conversion)
+    said = capsys.readouterr().out
+    assert "THIS AUTOENCODER IS NOT FOR COMMERCIAL USE" in said
+    assert "THIS CHECKPOINT" not in said

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,3 +87,18 @@ def test_one_network_is_in_memory_at_a_time(conversion: Conversion, tmp_path: Pa
     parts = tuple(replace(conversion.parts[0], name=f"m_{i}", load=load) for i in range(3))
     convert(replace(conversion, parts=parts), tmp_path, "m", 1, Weights())
     assert len(alive) == 3
+
+
+def test_weights_are_in_memory_once(tmp_path: Path):
+    """Beside them are the largest of them a few times over, and rows on their way through."""
+    if not Path("/proc/self/clear_refs").is_file():
+        pytest.skip("only Linux tells how much memory was in use at most")
+    command = [sys.executable, "-m", "tests.support.conversion_memory", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout.splitlines()[-1])
+    weights = found.pop("weights")
+    assert weights > 100e6
+    peaks = {name: peak / weights for name, peak in found.items()}
+    assert peaks.keys() == {"fp32", "fp16", "bf16", "int8"}
+    assert max(peaks.values()) < 1.4, peaks
