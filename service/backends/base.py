@@ -12,6 +12,10 @@ class BackendError(Exception):
     """A model could not be loaded, or a call of it failed; the message says which and why."""
 
 
+class WorkerLost(BackendError):
+    """The worker broke off under a call: that says nothing of what the call was about."""
+
+
 class LoadError(BackendError):
     """A model could not be read or forgotten; what was served before still is."""
 
@@ -43,7 +47,8 @@ class Worker(Protocol):
         """Call a network ("folder:version") and return its single output, rows in input order.
 
         Arrays have the names, types and shapes of `model_tensors`. Does not block the event loop.
-        Raises BackendError. Equal inputs give equal outputs on every worker, up to rounding.
+        Raises BackendError, which is WorkerLost when there was no answer at all. Equal inputs give
+        equal outputs on every worker, up to rounding.
         """
 
 

@@ -202,6 +202,7 @@ class Fleet:
                     await worker.suspected.wait()
                     worker.lose("broke off")
                     return
+            heard = worker.num_answers
             try:
                 async with asyncio.timeout(_BEATS_TO_ANSWER * self._heartbeat_s):
                     await worker.server.beat()
@@ -209,7 +210,9 @@ class Fleet:
                         refresh_at = loop.time() + self._refresh_s
                         if await worker.server.list_models() != models:
                             return
-            except (BackendError, TimeoutError):
+            except (BackendError, TimeoutError) as error:
+                if isinstance(error, TimeoutError) and worker.num_answers > heard:
+                    continue  # too busy for this, but not for what it is there for
                 worker.lose("gives no sign of life")
                 return
 

@@ -9,13 +9,13 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from service.backends.base import BackendError
+from service.backends.base import BackendError, WorkerLost
 from service.backends.offers import Offer
 
 Arrays = Mapping[str, np.ndarray]
 
 
-class Unreachable(BackendError):
+class Unreachable(WorkerLost):
     """No answer, or not a server's: what it offers is to be asked again before its next call."""
 
 
@@ -55,6 +55,7 @@ class ServerWorker:
         self.name = name
         self.server = server
         self.suspected = asyncio.Event()
+        self.num_answers = 0  # of any kind: each is a sign of life
         self._lost: str | None = None
         self._calls: set[asyncio.Task[np.ndarray]] = set()
         self.adopt(offer)
@@ -83,7 +84,7 @@ class ServerWorker:
     async def run(self, network: str, inputs: Arrays) -> np.ndarray:
         """Call a network of the server, in parts if it takes fewer rows; see Worker.run."""
         if self._lost is not None:
-            raise BackendError(f"{self.name} {self._lost}")
+            raise WorkerLost(f"{self.name} {self._lost}")
         if network not in self._networks:
             raise BackendError(f"{self.name} offers no network {network!r}")
         most = self.offer.max_rows[network.rpartition(":")[0]]
@@ -105,7 +106,9 @@ class ServerWorker:
             self._calls.discard(call)
             call.cancel()
         if call.cancelled():
-            raise BackendError(f"{self.name} {self._lost or 'was hung up on'}")
+            raise WorkerLost(f"{self.name} {self._lost or 'was hung up on'}")
         if isinstance(call.exception(), Unreachable):
             self.suspected.set()
+        else:
+            self.num_answers += 1
         return call.result()

@@ -3,28 +3,30 @@
 Steps are stateless, so a call that fails has changed nothing: its rows take the same step
 elsewhere, with the identical result. A worker that fails is examined, and if it proves well, the
 rows are blamed. Blamed rows are tried once more, each request alone and on another worker where
-there is one, and fail if blamed again.
+there is one, and fail if blamed again. Nobody is blamed when the worker was lost under a call, was
+known to be ill, or was merely slower than others: then the rows go on at once.
 """
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 
 import numpy as np
 
-from service.backends.base import BackendError, Worker
+from service.backends.base import BackendError, Worker, WorkerLost
 from service.engine import batch as arrays
 from service.engine.batch import Rows
 from service.engine.errors import EngineError, NoWorker
-from service.engine.groups import Batch, Group
+from service.engine.groups import Batch, Group, Network
 from service.engine.health import LONGEST_PAUSE_S, Health, call_worker
 from service.engine.outages import Outages
 from service.engine.pool import Member, Pool
 from service.engine.request import PredictionRequest, Trajectory
+from service.engine.stragglers import Stragglers
 from service.engine.work import Work
 
 logger = logging.getLogger(__name__)
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 Inputs = Mapping[str, np.ndarray]
 
 _MOST_FAILURES = 2  # of one row, on workers that are well
+_MOST_LOSSES = 10  # of workers under one row: it may be what kills them
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +46,7 @@ class _Flight:
     inputs: Inputs
     started: float
     overdue: asyncio.TimerHandle | None = None
+    slow: asyncio.TimerHandle | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +75,9 @@ class Dispatcher:
         self._health = Health(
             judged=self._judged,
             changed=self._changed,
-            patience_s=lambda member, network: work.watchdog_s(member, network, 1),
+            patience_s=self._patience_s,
         )
+        self._stragglers = Stragglers(pool)
         self._outages = Outages(pool, outage_s, self._give_up)
         self._running = True
         self.workers_changed()
@@ -109,6 +114,7 @@ class Dispatcher:
     def workers_changed(self) -> None:
         """Workers came, went or have other models."""
         self._outages.mind(self._work.models)
+        self._health.hurry()
         self.fill()
 
     def admitted(self, request: PredictionRequest) -> None:
@@ -167,6 +173,7 @@ class Dispatcher:
         task = self._loop().create_task(call_worker(member.worker, batch.group.model, inputs))
         seconds = self._work.watchdog_s(member, batch.group.network, len(batch.rows))
         flight.overdue = self._loop().call_later(seconds, self._give_up_call, task, seconds)
+        self._mind_pace(task, flight)
         self._flights[task] = flight
         self._pool.took(member)
         task.add_done_callback(self._returned)
@@ -196,14 +203,20 @@ class Dispatcher:
         if error is None and not arrays.fits_output(batch.group.stage, batch.rows, task.result()):
             error = BackendError(f"{batch.group.model} returned {task.result().shape}")
         if error is None:
+            self._stragglers.returned(flight.member, flight.started)
             self._succeeded(flight, task.result(), seconds)
+            return
+        self._work.measured(flight.member, batch.group, len(batch.rows), None)
+        reason = str(error) or type(error).__name__
+        if isinstance(error, WorkerLost):
+            self._lose(flight, batch.rows, reason)
         else:
-            self._work.measured(flight.member, batch.group, len(batch.rows), None)
-            self._suspect(flight, batch.rows, str(error) or type(error).__name__)
+            self._suspect(flight, batch.rows, reason)
 
     def _end(self, flight: _Flight) -> None:
-        if flight.overdue is not None:
-            flight.overdue.cancel()
+        for timer in (flight.overdue, flight.slow):
+            if timer is not None:
+                timer.cancel()
         self._pool.returned(flight.member)
 
     def _succeeded(self, flight: _Flight, output: np.ndarray, seconds: float) -> None:
@@ -221,17 +234,68 @@ class Dispatcher:
 
     def _give_up_call(self, task: asyncio.Task[np.ndarray], seconds: float) -> None:
         """A call hangs: its rows go elsewhere, blamed, since a probe may hang as well."""
-        flight = self._flights.pop(task)
-        self._end(flight)
-        task.cancel()
+        flight = self._abandon(task)
         batch = flight.batch
-        self._work.measured(flight.member, batch.group, len(batch.rows), None)
         reason = f"{batch.group.model} gave no result within {seconds:.0f} s"
         self._health.examine(flight.member, batch.group.network, flight.inputs)
         self._blame(flight.member, _Suspicion(batch.group, batch.rows, reason))
         self.fill()
 
+    def _abandon(self, task: asyncio.Task[np.ndarray]) -> _Flight:
+        flight = self._flights.pop(task)
+        self._end(flight)
+        task.cancel()
+        self._work.measured(flight.member, flight.batch.group, len(flight.batch.rows), None)
+        return flight
+
+    def _mind_pace(self, task: asyncio.Task[np.ndarray], flight: _Flight) -> None:
+        """Look after a while whether others are quicker than this call, again and again.
+
+        What was slow before gets twice the time: it may be slow everywhere.
+        """
+        group, rows = flight.batch.group, flight.batch.rows
+        seconds = self._work.haste_s(flight.member, group.network, len(rows))
+        seconds *= 2 ** max(row.num_lost for row in rows)
+        flight.slow = self._loop().call_later(seconds, self._look_at_pace, task)
+
+    def _look_at_pace(self, task: asyncio.Task[np.ndarray]) -> None:
+        flight = self._flights[task]
+        network = flight.batch.group.model
+        if not self._stragglers.is_overtaken(flight.member, network, flight.started):
+            self._mind_pace(task, flight)
+            return
+        self._abandon(task)
+        self._lose(flight, flight.batch.rows, f"{network} takes long where others do not")
+        self.fill()
+
+    def _patience_s(self, member: Member, network: Network) -> float:
+        """How long a probe may take: while others do its work, it need not come back slow."""
+        if self._stragglers.others(member, network.model):
+            return self._work.haste_s(member, network, 1)
+        return self._work.watchdog_s(member, network, 1)
+
+    def _lose(self, flight: _Flight, rows: Rows, reason: str) -> None:
+        """The worker is at fault, not the rows: they go on at once, elsewhere while it is down."""
+        group = flight.batch.group
+        logger.warning("%s was lost with %d rows: %s", flight.member.name, len(rows), reason)
+        self._health.examine(flight.member, group.network, flight.inputs)
+        for row in rows:
+            row.num_lost += 1
+        if all(row.num_lost == 1 for row in rows):
+            self._again.append(Batch(group, tuple(rows)))
+            return
+        for owner, own in _by_owner(rows):  # whoever loses it again and again is then alone
+            if owner not in self._work:
+                continue
+            if any(row.num_lost >= _MOST_LOSSES for row in own):
+                self._work.failed(owner, EngineError(f"could not {group.stage}: {reason}"))
+            else:
+                self._again.append(Batch(group, own))
+
     def _suspect(self, flight: _Flight, rows: Rows, reason: str) -> None:
+        if self._health.is_ill(flight.member):
+            self._lose(flight, rows, reason)
+            return
         logger.warning("%s failed on %d rows: %s", flight.member.name, len(rows), reason)
         group = flight.batch.group
         self._suspicions.setdefault(flight.member, []).append(_Suspicion(group, rows, reason))
@@ -246,9 +310,7 @@ class Dispatcher:
         self.fill()
 
     def _blame(self, member: Member, suspicion: _Suspicion) -> None:
-        owner_of = attrgetter("owner")
-        for owner, own in groupby(sorted(suspicion.rows, key=owner_of), key=owner_of):
-            rows = tuple(own)
+        for owner, rows in _by_owner(suspicion.rows):
             for row in rows:
                 row.failed_on += (member.name,)
             if owner not in self._work:
@@ -271,3 +333,9 @@ class Dispatcher:
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
+
+
+def _by_owner(rows: Rows) -> Iterator[tuple[int, tuple[Trajectory, ...]]]:
+    owner_of = attrgetter("owner")
+    for owner, own in groupby(sorted(rows, key=owner_of), key=owner_of):
+        yield owner, tuple(own)

@@ -158,6 +158,11 @@ class Forecast:
         expected = self._costs.seconds(device, network, rows)
         return 6 * floor if expected is None else max(floor, 20 * expected)
 
+    def haste(self, device: str, network: Network, rows: int, floor: float) -> float | None:
+        """Seconds after which a call is slow, if others are not; None where nothing is known."""
+        expected = self._costs.seconds(device, network, rows)
+        return None if expected is None else max(floor, 20 * expected)
+
     def _devices(self) -> list[str]:
         members = self._pool.up or list(self._pool)
         return [member.worker.device for member in members]

@@ -7,6 +7,7 @@ failed on, which no sound network answers with NaN.
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import numpy as np
 
@@ -41,6 +42,8 @@ class Health:
         self._patience_s = patience_s
         self._first_pause_s = first_pause_s
         self._probes: dict[Member, asyncio.Task[None]] = {}
+        self._ill: set[Member] = set()
+        self._news = asyncio.Event()
         self._running = True
 
     async def stop(self) -> None:
@@ -63,20 +66,36 @@ class Health:
         probe = self._probe(member, network, sample)
         self._probes[member] = asyncio.get_running_loop().create_task(probe)
 
+    def is_ill(self, member: Member) -> bool:
+        """Whether the last probe of a worker failed."""
+        return member in self._ill
+
+    def hurry(self) -> None:
+        """Probe now whoever waits for a next probe: something has changed."""
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
     async def _probe(self, member: Member, network: Network, sample: Inputs) -> None:
         pause = self._first_pause_s
         while not await self._is_well(member, network, sample):
+            self._ill.add(member)
             self._judged(member, False)
             if member.condition == "leaving":  # nobody will need it again
-                del self._probes[member]
+                self._forget(member)
                 return
-            await asyncio.sleep(pause)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
             pause = min(2 * pause, LONGEST_PAUSE_S)
-        del self._probes[member]
+        self._forget(member)
         if member.condition == "down":
             member.condition = "up"
             self._changed(member)
         self._judged(member, True)
+
+    def _forget(self, member: Member) -> None:
+        del self._probes[member]
+        self._ill.discard(member)
 
     async def _is_well(self, member: Member, network: Network, sample: Inputs) -> bool:
         try:

@@ -145,7 +145,7 @@ class Pipeline:
         """
         num_wanted = 0
         for row in rows:
-            row.failed_on = ()
+            row.failed_on, row.num_lost = (), 0
             live = self._live.get(row.owner)
             if live is not None:
                 live.left[group.stage] -= 1

@@ -187,7 +187,8 @@ class Trajectory:
 
     `x_t` is float32 (C, h, w) at `step` (0-based: the step it takes next), `component` the place
     of its component in the request, `image` the decoder's (3, H, W) once there is one.
-    `failed_on` names the workers on which its next call failed.
+    `failed_on` names the workers on which its next call failed, `num_lost` counts those that were
+    lost under it.
     """
 
     owner: int
@@ -199,6 +200,7 @@ class Trajectory:
     step: int = 0
     image: np.ndarray | None = None
     failed_on: tuple[str, ...] = ()
+    num_lost: int = 0
 
     def fresh_noise(self) -> np.ndarray:
         """Noise (C, h, w) that the present step adds, of this row and step alone."""

@@ -16,6 +16,8 @@ from service.engine.pipeline import Outcome, Pipeline
 from service.engine.pool import Condition, Member, Pool
 from service.engine.request import EngineResult, Follow, PredictionRequest, Trajectory
 
+_HASTE_S = 1.0  # below that nobody looks whether others are quicker
+
 
 @runtime_checkable
 class EngineObserver(Protocol):
@@ -121,6 +123,12 @@ class Work:
         """Seconds after which a call is taken to hang."""
         floor = self._limits.watchdog_s
         return self.forecast.watchdog(member.worker.device, network, rows, floor)
+
+    def haste_s(self, member: Member, network: Network, rows: int) -> float:
+        """Seconds after which a call is looked at, to see whether others are quicker."""
+        found = self.forecast.haste(member.worker.device, network, rows, _HASTE_S)
+        longest = self.watchdog_s(member, network, rows)
+        return longest if found is None else min(found, longest)
 
     def landed(
         self, group: Group, rows: Rows, inputs: Mapping[str, np.ndarray], output: np.ndarray

@@ -1,0 +1,1 @@
+"""Parts that fail while requests are under way."""
