@@ -1,40 +1,31 @@
 """Keeps the workers busy, and finds another one for what a broken, hanging or lost one held.
 
 Steps are stateless, so a call that fails has changed nothing: its rows take the same step
-elsewhere, with the identical result. A worker that fails is examined, and if it proves well, the
-rows are blamed. Blamed rows are tried once more, each request alone and on another worker where
-there is one, and fail if blamed again. Nobody is blamed when the worker was lost under a call, was
-known to be ill, or was merely slower than others: then the rows go on at once.
+elsewhere, with the identical result.
 """
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from service.backends.base import BackendError, Worker, WorkerLost
 from service.engine import batch as arrays
-from service.engine.batch import Rows
 from service.engine.errors import EngineError, NoWorker
-from service.engine.groups import Batch, Group, Network
-from service.engine.health import LONGEST_PAUSE_S, Health, call_worker
+from service.engine.groups import Batch
+from service.engine.health import LONGEST_PAUSE_S, call_worker
 from service.engine.outages import Outages
 from service.engine.pool import Member, Pool
 from service.engine.request import PredictionRequest, Trajectory
+from service.engine.retries import Failure, Retries
 from service.engine.stragglers import Stragglers
 from service.engine.work import Work
 
 logger = logging.getLogger(__name__)
 
 Inputs = Mapping[str, np.ndarray]
-
-_MOST_FAILURES = 2  # of one row, on workers that are well
-_MOST_LOSSES = 10  # of workers under one row: it may be what kills them
 
 
 @dataclass(slots=True, eq=False)
@@ -48,14 +39,9 @@ class _Flight:
     overdue: asyncio.TimerHandle | None = None
     slow: asyncio.TimerHandle | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class _Suspicion:
-    """Rows that failed on a worker of which it is not yet known whether it is to blame."""
-
-    group: Group
-    rows: Rows
-    reason: str
+    def failure(self, reason: str) -> Failure:
+        """What there is to say when it comes to nothing."""
+        return Failure(self.member, self.batch.group, self.batch.rows, self.inputs, reason)
 
 
 class Dispatcher:
@@ -70,13 +56,7 @@ class Dispatcher:
         self._clock = clock
         self._outage_s = outage_s
         self._flights: dict[asyncio.Task[np.ndarray], _Flight] = {}
-        self._again: deque[Batch[Trajectory]] = deque()
-        self._suspicions: dict[Member, list[_Suspicion]] = {}
-        self._health = Health(
-            judged=self._judged,
-            changed=self._changed,
-            patience_s=self._patience_s,
-        )
+        self._retries = Retries(pool, work, again=self.fill, changed=self._changed)
         self._stragglers = Stragglers(pool)
         self._outages = Outages(pool, outage_s, self._give_up)
         self._running = True
@@ -96,7 +76,7 @@ class Dispatcher:
         """Begin no further calls and let those under way return."""
         self._running = False
         self._outages.stop()
-        await self._health.stop()
+        await self._retries.stop()
         if self._flights:
             await asyncio.wait(list(self._flights))
 
@@ -114,7 +94,7 @@ class Dispatcher:
     def workers_changed(self) -> None:
         """Workers came, went or have other models."""
         self._outages.mind(self._work.models)
-        self._health.hurry()
+        self._retries.hurry()
         self.fill()
 
     def admitted(self, request: PredictionRequest) -> None:
@@ -143,24 +123,10 @@ class Dispatcher:
 
     def _repeat_one(self) -> bool:
         """Begin a call for rows that failed before, if there are such and a worker for them."""
-        for _ in range(len(self._again)):
-            waiting = self._again.popleft()
-            rows = tuple(row for row in waiting.rows if row.owner in self._work)
-            if not rows:
-                continue
-            batch = Batch(waiting.group, rows)
-            avoided = frozenset(name for row in rows for name in row.failed_on)
-            network = batch.group.model
-            fit = (member.name for member in self._pool.up if member.worker.serves(network))
-            if avoided.issuperset(fit):
-                avoided = frozenset()
-            member = self._pool.next_free(avoided, network)
-            if member is None:
-                self._again.append(batch)
-                continue
-            self._launch(member, batch)
-            return True
-        return False
+        found = self._retries.next()
+        if found is not None:
+            self._launch(*found)
+        return found is not None
 
     def _launch(self, member: Member, batch: Batch[Trajectory]) -> None:
         try:
@@ -207,11 +173,11 @@ class Dispatcher:
             self._succeeded(flight, task.result(), seconds)
             return
         self._work.measured(flight.member, batch.group, len(batch.rows), None)
-        reason = str(error) or type(error).__name__
+        failure = flight.failure(str(error) or type(error).__name__)
         if isinstance(error, WorkerLost):
-            self._lose(flight, batch.rows, reason)
+            self._retries.lost(failure)
         else:
-            self._suspect(flight, batch.rows, reason)
+            self._retries.failed(failure)
 
     def _end(self, flight: _Flight) -> None:
         for timer in (flight.overdue, flight.slow):
@@ -225,7 +191,8 @@ class Dispatcher:
         finite = arrays.finite_rows(output)
         if finite is not None:
             spoilt = tuple(row for row, fine in zip(rows, finite, strict=True) if not fine)
-            self._suspect(flight, spoilt, f"{group.model} gave a result that is not finite")
+            failure = flight.failure(f"{group.model} gave a result that is not finite")
+            self._retries.failed(replace(failure, rows=spoilt))
             rows = tuple(row for row, fine in zip(rows, finite, strict=True) if fine)
             inputs = {name: values[finite] for name, values in inputs.items()}
             output = output[finite]
@@ -233,12 +200,10 @@ class Dispatcher:
             self._work.landed(group, rows, inputs, output)
 
     def _give_up_call(self, task: asyncio.Task[np.ndarray], seconds: float) -> None:
-        """A call hangs: its rows go elsewhere, blamed, since a probe may hang as well."""
+        """A call hangs: its rows go elsewhere."""
         flight = self._abandon(task)
-        batch = flight.batch
-        reason = f"{batch.group.model} gave no result within {seconds:.0f} s"
-        self._health.examine(flight.member, batch.group.network, flight.inputs)
-        self._blame(flight.member, _Suspicion(batch.group, batch.rows, reason))
+        model = flight.batch.group.model
+        self._retries.hung(flight.failure(f"{model} gave no result within {seconds:.0f} s"))
         self.fill()
 
     def _abandon(self, task: asyncio.Task[np.ndarray]) -> _Flight:
@@ -265,61 +230,8 @@ class Dispatcher:
             self._mind_pace(task, flight)
             return
         self._abandon(task)
-        self._lose(flight, flight.batch.rows, f"{network} takes long where others do not")
+        self._retries.lost(flight.failure(f"{network} takes long where others do not"))
         self.fill()
-
-    def _patience_s(self, member: Member, network: Network) -> float:
-        """How long a probe may take: while others do its work, it need not come back slow."""
-        if self._stragglers.others(member, network.model):
-            return self._work.haste_s(member, network, 1)
-        return self._work.watchdog_s(member, network, 1)
-
-    def _lose(self, flight: _Flight, rows: Rows, reason: str) -> None:
-        """The worker is at fault, not the rows: they go on at once, elsewhere while it is down."""
-        group = flight.batch.group
-        logger.warning("%s was lost with %d rows: %s", flight.member.name, len(rows), reason)
-        self._health.examine(flight.member, group.network, flight.inputs)
-        for row in rows:
-            row.num_lost += 1
-        if all(row.num_lost == 1 for row in rows):
-            self._again.append(Batch(group, tuple(rows)))
-            return
-        for owner, own in _by_owner(rows):  # whoever loses it again and again is then alone
-            if owner not in self._work:
-                continue
-            if any(row.num_lost >= _MOST_LOSSES for row in own):
-                self._work.failed(owner, EngineError(f"could not {group.stage}: {reason}"))
-            else:
-                self._again.append(Batch(group, own))
-
-    def _suspect(self, flight: _Flight, rows: Rows, reason: str) -> None:
-        if self._health.is_ill(flight.member):
-            self._lose(flight, rows, reason)
-            return
-        logger.warning("%s failed on %d rows: %s", flight.member.name, len(rows), reason)
-        group = flight.batch.group
-        self._suspicions.setdefault(flight.member, []).append(_Suspicion(group, rows, reason))
-        self._health.examine(flight.member, group.network, flight.inputs)
-
-    def _judged(self, member: Member, well: bool) -> None:
-        for suspicion in self._suspicions.pop(member, ()):
-            if well:
-                self._blame(member, suspicion)
-            else:
-                self._again.append(Batch(suspicion.group, tuple(suspicion.rows)))
-        self.fill()
-
-    def _blame(self, member: Member, suspicion: _Suspicion) -> None:
-        for owner, rows in _by_owner(suspicion.rows):
-            for row in rows:
-                row.failed_on += (member.name,)
-            if owner not in self._work:
-                continue
-            if any(len(row.failed_on) >= _MOST_FAILURES for row in rows):
-                stage = suspicion.group.stage
-                self._work.failed(owner, EngineError(f"could not {stage}: {suspicion.reason}"))
-            else:
-                self._again.append(Batch(suspicion.group, rows))
 
     def _changed(self, member: Member) -> None:
         self._work.changed(member)
@@ -333,9 +245,3 @@ class Dispatcher:
 
     def _loop(self) -> asyncio.AbstractEventLoop:
         return asyncio.get_running_loop()
-
-
-def _by_owner(rows: Rows) -> Iterator[tuple[int, tuple[Trajectory, ...]]]:
-    owner_of = attrgetter("owner")
-    for owner, own in groupby(sorted(rows, key=owner_of), key=owner_of):
-        yield owner, tuple(own)

@@ -83,7 +83,7 @@ class Engine:
 
     async def learn(self, networks: Mapping[str, Signature]) -> None:
         """Measure what calls of these networks cost where they have not been called yet."""
-        await profile(self._pool, networks, self._work.costs, self._clock)
+        await profile(self._pool, networks, self._work.costs, self._clock, self._limits.watchdog_s)
 
     async def stop(self) -> None:
         """Refuse new requests, fail waiting ones with EngineStopped, let calls in flight return."""

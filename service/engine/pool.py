@@ -86,6 +86,10 @@ class Pool:
         """Whether a worker has a network, be it up or down."""
         return any(member.worker.serves(network) for member in self)
 
+    def others_for(self, member: Member, network: str) -> list[Member]:
+        """Those besides one that are up and have a network."""
+        return [other for other in self.up if other is not member and other.worker.serves(network)]
+
     def next_free(self, besides: Iterable[str] = (), network: str | None = None) -> Member | None:
         """Who takes the next call, not being one of `besides`: the least busy that has a place.
 

@@ -5,7 +5,8 @@ cheaper by it. It is a beginning only: costs are learnt from every later call.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -17,22 +18,42 @@ from service.engine.pool import Pool
 
 _BUDGET_S = 1.0  # of the time until the service is ready, for all networks of a device
 _MOST_ROWS = 8
+_LAST_PATIENCE = 6  # first calls may compile or allocate
 
 
 async def profile(
-    pool: Pool, networks: Mapping[str, Signature], costs: CostTable, clock: Callable[[], float]
+    pool: Pool,
+    networks: Mapping[str, Signature],
+    costs: CostTable,
+    clock: Callable[[], float],
+    patience_s: float,
 ) -> None:
     """Fill the table for those of these networks that it lacks.
 
-    A worker that fails is left for the first request.
+    What a worker that fails or takes longer than `patience_s` has not shown, another of its kind
+    is asked for, the last one with more patience; what none shows is left for the first request.
     """
-    kinds = {member.worker.device: member.worker for member in pool}
+    kinds: dict[str, list[Worker]] = {}
+    for member in pool.up or pool:
+        kinds.setdefault(member.worker.device, []).append(member.worker)
     await asyncio.gather(
-        *(
-            _profile(worker, _unknown(worker, networks, costs), costs, clock)
-            for worker in kinds.values()
-        )
+        *(_profile_kind(kind, networks, costs, clock, patience_s) for kind in kinds.values())
     )
+
+
+async def _profile_kind(
+    workers: Sequence[Worker],
+    networks: Mapping[str, Signature],
+    costs: CostTable,
+    clock: Callable[[], float],
+    patience_s: float,
+) -> None:
+    for worker in workers:
+        unknown = _unknown(worker, networks, costs)
+        factor = _LAST_PATIENCE if worker is workers[-1] else 1
+        with suppress(TimeoutError, BackendError):
+            async with asyncio.timeout(factor * patience_s):
+                await _profile(worker, unknown, costs, clock)
 
 
 def _unknown(
@@ -56,20 +77,17 @@ async def _profile(
         network = _example(name, signature)
         budget_s = _BUDGET_S / len(networks)
         begun, rows = clock(), 1
-        try:
-            while rows <= min(_MOST_ROWS, costs.max_rows(worker.device, network, _MOST_ROWS)):
-                inputs = sample_inputs(signature, rows)
+        while rows <= min(_MOST_ROWS, costs.max_rows(worker.device, network, _MOST_ROWS)):
+            inputs = sample_inputs(signature, rows)
+            started = clock()
+            await worker.run(name, inputs)  # the first call of a size allocates
+            if clock() - started < budget_s:  # of a large model it must do
                 started = clock()
-                await worker.run(name, inputs)  # the first call of a size allocates
-                if clock() - started < budget_s:  # of a large model it must do
-                    started = clock()
-                    await worker.run(name, inputs)
-                costs.observe(worker.device, network, rows, clock() - started)
-                rows *= 2
-                if clock() - begun > budget_s / 2:  # the next would take as long as all before
-                    break
-        except BackendError:
-            return
+                await worker.run(name, inputs)
+            costs.observe(worker.device, network, rows, clock() - started)
+            rows *= 2
+            if clock() - begun > budget_s / 2:  # the next would take as long as all before
+                break
 
 
 def _example(name: str, signature: Signature) -> Network:

@@ -26,14 +26,8 @@ class Stragglers:
 
     def is_overtaken(self, member: Member, network: str, started: float) -> bool:
         """Whether another could do it sooner: one is idle, or they answered many later calls."""
-        others = self.others(member, network)
+        others = self._pool.others_for(member, network)
         if any(not other.num_calls for other in others):
             return True
         later = (other for other, begun in self._returned if begun > started)
         return sum(other in others for other in later) >= _OVERTAKEN
-
-    def others(self, member: Member, network: str) -> list[Member]:
-        """Those that are up and have a network, besides one."""
-        return [
-            other for other in self._pool.up if other is not member and other.worker.serves(network)
-        ]

@@ -16,7 +16,7 @@ from service.engine.pipeline import Outcome, Pipeline
 from service.engine.pool import Condition, Member, Pool
 from service.engine.request import EngineResult, Follow, PredictionRequest, Trajectory
 
-_HASTE_S = 1.0  # below that nobody looks whether others are quicker
+_HASTE = 0.1  # of the watchdog's seconds: after so many others may prove quicker
 
 
 @runtime_checkable
@@ -126,7 +126,9 @@ class Work:
 
     def haste_s(self, member: Member, network: Network, rows: int) -> float:
         """Seconds after which a call is looked at, to see whether others are quicker."""
-        found = self.forecast.haste(member.worker.device, network, rows, _HASTE_S)
+        found = self.forecast.haste(
+            member.worker.device, network, rows, _HASTE * self._limits.watchdog_s
+        )
         longest = self.watchdog_s(member, network, rows)
         return longest if found is None else min(found, longest)
 

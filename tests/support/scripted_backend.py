@@ -53,7 +53,7 @@ class ScriptedBackend:
     """Forwards to another backend's first worker, call by call as the test allows.
 
     `held`: calls wait for `Call.release`, and the test takes them from `arrived`. `fail(call)`
-    returning True raises BackendError; `spoil` may change an output. Workers are "w0", "w1", ...
+    returning True raises `error`; `spoil` may change an output. Workers are "w0", "w1", ...
     """
 
     def __init__(
@@ -65,11 +65,13 @@ class ScriptedBackend:
         held: bool = False,
         fail: Fail | None = None,
         spoil: Spoil | None = None,
+        error: type[BackendError] = BackendError,
     ) -> None:
         self._inner = inner
         self._held = held
         self._fail = fail
         self._spoil = spoil
+        self._error = error
         self.workers: Sequence[ScriptedWorker] = [
             ScriptedWorker(self, f"w{i}", max_calls) for i in range(num_workers)
         ]
@@ -98,7 +100,7 @@ class ScriptedBackend:
             if self._held:
                 await call.release.wait()
             if self._fail is not None and self._fail(call):
-                raise BackendError(f"{call.model} was told to fail")
+                raise self._error(f"{call.model} was told to fail")
             output = await self._inner.workers[0].run(call.model, call.inputs)
             return output if self._spoil is None else self._spoil(call, output)
         finally:
