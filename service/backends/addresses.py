@@ -30,7 +30,7 @@ class Endpoint:
 
 
 Resolve = Callable[[Address], Awaitable[frozenset[str]]]
-"""IP addresses of a host at present. Raises OSError."""
+"""IP addresses of a host at present. Raises OSError or UnicodeError."""
 
 
 def parse_addresses(text: str) -> tuple[Address, ...]:
@@ -80,7 +80,7 @@ async def endpoints(addresses: Iterable[Address], resolve: Resolve) -> frozenset
     for address in addresses:
         try:
             hosts = await resolve(address)
-        except OSError:
+        except (OSError, UnicodeError):  # the second for what can be no host's name
             return None
         found.update(Endpoint(Address(host, address.port), address.host) for host in hosts)
     return frozenset(found)

@@ -1,8 +1,7 @@
 """Many servers as workers: found by name, examined, followed, and let go.
 
-A server becomes a worker when it has shown what it offers. It is asked for a sign of life all the
-while, and shows its offer again after every interruption, since what comes back may be another.
-Servers that a name no longer means are drained.
+A server becomes a worker when it has shown what it offers, is asked for signs of life, and shows
+its offer again after every interruption. Servers that a name no longer means are drained.
 """
 
 import asyncio
@@ -10,6 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from service.backends.addresses import Address, Endpoint, Resolve, endpoints, resolve_host
 from service.backends.base import BackendError, Listener, LoadError, UnknownModel
@@ -28,8 +28,8 @@ Connect = Callable[[Endpoint], Server]
 class Fleet:
     """The servers that some addresses mean; see Backend.
 
-    Every `heartbeat_s` a server is asked for a sign of life, every `refresh_s` for its models, and
-    the resolver for the servers.
+    `heartbeat_s` is between questions for a sign of life, `refresh_s` between those for a server's
+    models, and the resolver's for servers.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class Fleet:
         self._resolve = resolve
         self._workers: dict[Endpoint, ServerWorker] = {}
         self._followed: dict[Endpoint, asyncio.Task[None]] = {}
+        self._leaving: dict[Endpoint, asyncio.Task[None]] = {}
+        self._contested: dict[Endpoint, Offer] = {}  # in full, of servers that contradict others
         self._said: dict[Endpoint, str] = {}
         self._listener: Listener | None = None
         self._looking: asyncio.Task[None] | None = None
@@ -68,12 +70,14 @@ class Fleet:
         self._looking = asyncio.get_running_loop().create_task(self._look())
 
     async def close(self) -> None:
-        """Hang up everywhere."""
-        tasks = [task for task in (self._looking, *self._followed.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Hang up everywhere, after the calls in flight."""
+        for endpoint in list(self._followed):
+            self._leave(endpoint)
+        ending = list(self._leaving.values())
+        if self._looking is not None:
+            self._looking.cancel()
+            ending.append(self._looking)
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def load(self, name: str) -> None:
         """Let every server read a model again."""
@@ -119,11 +123,8 @@ class Fleet:
         return errors
 
     def _offered_by(self, workers: Iterable[ServerWorker]) -> dict[str, Artifact]:
-        offered: dict[str, Artifact] = {}
-        for worker in workers:
-            for key, artifact in worker.offer.artifacts.items():
-                offered.setdefault(key, artifact)
-        return offered
+        """Where they differ there is one refused already."""
+        return {key: a for worker in workers for key, a in worker.offer.artifacts.items()}
 
     async def _look(self) -> None:
         """Follow every server that the addresses mean, and no others."""
@@ -132,12 +133,27 @@ class Fleet:
             if found is None:
                 logger.warning("the servers' names cannot be resolved at present")
             else:
-                for endpoint in found - self._followed.keys():
-                    follow = self._follow(endpoint)
-                    self._followed[endpoint] = asyncio.get_running_loop().create_task(follow)
                 for endpoint in self._followed.keys() - found:
-                    self._followed.pop(endpoint).cancel()
+                    self._leave(endpoint)
+                # One that is back while its calls of before still end is a worker after that.
+                for endpoint in found - self._followed.keys() - self._leaving.keys():
+                    follow = asyncio.get_running_loop().create_task(self._follow(endpoint))
+                    follow.add_done_callback(partial(self._ended, endpoint))
+                    self._followed[endpoint] = follow
             await asyncio.sleep(self._refresh_s)
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        follow = self._leaving[endpoint] = self._followed.pop(endpoint)
+        follow.cancel()
+
+    def _ended(self, endpoint: Endpoint, follow: asyncio.Task[None]) -> None:
+        """A server was left; or there is a defect, and it is followed anew at the next look."""
+        if self._leaving.get(endpoint) is follow:
+            del self._leaving[endpoint]
+        else:
+            self._followed.pop(endpoint, None)
+        if not follow.cancelled() and follow.exception() is not None:
+            logger.error("%s was given up for now", endpoint.address, exc_info=follow.exception())
 
     async def _follow(self, endpoint: Endpoint) -> None:
         """Use a server as long as it is well; ends by being cancelled."""
@@ -149,6 +165,8 @@ class Fleet:
                         models = await server.list_models()
                         self._adopt(endpoint, await server.examine(), server)
                 except (BackendError, TimeoutError) as error:
+                    if endpoint in self._workers:  # its models had changed: what it has is unknown
+                        self._workers[endpoint].lose("does not say what it offers")
                     self._say(endpoint, f"cannot be used: {str(error) or 'no answer'}")
                     await asyncio.sleep(self._heartbeat_s)
                 else:
@@ -156,17 +174,28 @@ class Fleet:
         finally:
             worker = self._workers.pop(endpoint, None)
             self._said.pop(endpoint, None)
-            if worker is not None and self._listener is not None:
-                self._listener.worker_left(worker.name)
-                self._listener.models_changed()
-                with suppress(asyncio.CancelledError):  # closing: nobody waits for the calls
-                    await worker.drained()
+            self._contested.pop(endpoint, None)
+            if worker is not None:
+                self._tell(lambda listener: listener.worker_left(worker.name))
+                self._reconsider()
+                await worker.drained()
             await server.close()
 
     def _adopt(self, endpoint: Endpoint, offer: Offer, server: Server | None = None) -> None:
-        """Take a server's present offer, but for what differs from what others offer."""
-        others = (worker for at, worker in self._workers.items() if at != endpoint)
-        elsewhere = self._offered_by(others)
+        """Take what a server offers at present."""
+        fitting = self._fitting(endpoint, offer)
+        worker = self._workers.get(endpoint)
+        if worker is not None:
+            worker.adopt(fitting)
+        elif server is not None:
+            name = f"triton:{endpoint.address}"
+            joined = self._workers[endpoint] = ServerWorker(name, server, fitting)
+            self._tell(lambda listener: listener.worker_joined(joined))
+        self._reconsider()
+
+    def _fitting(self, endpoint: Endpoint, offer: Offer) -> Offer:
+        """A server's offer without what differs from what others offer."""
+        elsewhere = self._offered_by(w for at, w in self._workers.items() if at != endpoint)
         fitting = {
             key: artifact
             for key, artifact in offer.artifacts.items()
@@ -176,21 +205,24 @@ class Fleet:
             f"{key} is not the {key} that other servers have: give what is new a new version"
             for key in offer.artifacts.keys() - fitting.keys()
         )
-        offer = replace(offer, artifacts=fitting, refusals=(*offer.refusals, *odd))
-        self._say(
-            endpoint, "; ".join((f"offers {', '.join(fitting) or 'nothing'}", *offer.refusals))
-        )
-        worker = self._workers.get(endpoint)
-        if worker is not None:
-            worker.adopt(offer)
-        elif server is not None:
-            worker = self._workers[endpoint] = ServerWorker(
-                f"triton:{endpoint.address}", server, offer
-            )
-            if self._listener is not None:
-                self._listener.worker_joined(worker)
+        if odd:
+            self._contested[endpoint] = offer
+        else:
+            self._contested.pop(endpoint, None)
+        refusals = (*offer.refusals, *odd)
+        self._say(endpoint, "; ".join((f"offers {', '.join(fitting) or 'nothing'}", *refusals)))
+        return replace(offer, artifacts=fitting, refusals=refusals)
+
+    def _reconsider(self) -> None:
+        """Take what was refused for the sake of a server that is gone, or has changed."""
+        for endpoint, offer in list(self._contested.items()):
+            if endpoint in self._workers:
+                self._workers[endpoint].offer = self._fitting(endpoint, offer)
+        self._tell(lambda listener: listener.models_changed())
+
+    def _tell(self, what: Callable[[Listener], None]) -> None:
         if self._listener is not None:
-            self._listener.models_changed()
+            what(self._listener)
 
     async def _watch(self, worker: ServerWorker, models: frozenset[tuple[str, str, str]]) -> None:
         """Return when the server is to be examined: it was lost, or its models have changed."""
@@ -200,7 +232,6 @@ class Fleet:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_s):
                     await worker.suspected.wait()
-                    worker.lose("broke off")
                     return
             heard = worker.num_answers
             try:

@@ -108,6 +108,7 @@ class OnnxBackend:
         self._networks: dict[str, dict[str, Network]] = {device: {} for device in devices}
         self._listener: Listener | None = None
         found = {model.artifact.key: model for model in models}
+        self._folders = {model.folder for model in found.values()}
         self._add(found, self._read(found))
         workers: list[OnnxWorker] = []
         for device, networks in self._networks.items():
@@ -131,10 +132,9 @@ class OnnxBackend:
 
     async def load(self, name: str) -> None:
         """Load the versions of a model that the repository has and this backend lacks."""
-        folders = {model.folder for model in self._served.values()}
         found: dict[str, ServedModel] = {}
         try:
-            for folder in folders:
+            for folder in self._folders:
                 found |= await asyncio.to_thread(load_repository, folder, name)
             if not found:
                 raise UnknownModel(f"there is no model {name!r} in the repository")

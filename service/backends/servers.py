@@ -19,6 +19,10 @@ class Unreachable(WorkerLost):
     """No answer, or not a server's: what it offers is to be asked again before its next call."""
 
 
+class NotThere(BackendError):
+    """The server answers that it has no such network: it is to be asked what it has now."""
+
+
 @runtime_checkable
 class Server(Protocol):
     """A connection to one server. Every method but `close` raises BackendError."""
@@ -60,13 +64,22 @@ class ServerWorker:
         self._calls: set[asyncio.Task[np.ndarray]] = set()
         self.adopt(offer)
 
+    @property
+    def offer(self) -> Offer:
+        """What the server offers."""
+        return self._offer
+
+    @offer.setter
+    def offer(self, offer: Offer) -> None:
+        self._offer, self._networks = offer, offer.networks
+
     def serves(self, network: str) -> bool:
         """Whether the server offers a network."""
         return network in self._networks
 
     def adopt(self, offer: Offer) -> None:
         """It is there, and this is what it offers."""
-        self.offer, self._networks = offer, offer.networks
+        self.offer = offer
         self._lost = None
         self.suspected.clear()
 
@@ -108,6 +121,10 @@ class ServerWorker:
         if call.cancelled():
             raise WorkerLost(f"{self.name} {self._lost or 'was hung up on'}")
         if isinstance(call.exception(), Unreachable):
+            self.lose("broke off")
+            self.suspected.set()
+        elif isinstance(call.exception(), NotThere):  # its other calls are none the worse for it
+            self._networks -= {network}
             self.suspected.set()
         else:
             self.num_answers += 1

@@ -13,16 +13,20 @@ from service.backends.addresses import Endpoint
 from service.backends.base import BackendError, LoadError, UnknownModel
 from service.backends.offers import ModelConfig, Offer, newest, read_offer
 from service.backends.repository import RepositoryError
-from service.backends.servers import Unreachable
+from service.backends.servers import NotThere, Unreachable
 
 T = TypeVar("T")
 
 _TYPES = {"float32": "FP32", "int64": "INT64"}
 _READY = "READY"
-# After these the server may be another one, or have other models.
-_LOST = frozenset(
-    f"StatusCode.{name}" for name in ("UNAVAILABLE", "NOT_FOUND", "CANCELLED", "DEADLINE_EXCEEDED")
-)
+_NOT_THERE = "Request for unknown model"  # of a version that was let go, with status UNAVAILABLE
+_ERRORS: Mapping[str, type[BackendError]] = {
+    # After these the server may be another one.
+    "StatusCode.UNAVAILABLE": Unreachable,
+    "StatusCode.CANCELLED": Unreachable,
+    "StatusCode.DEADLINE_EXCEEDED": Unreachable,
+    "StatusCode.NOT_FOUND": NotThere,
+}
 _CHANNEL = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
@@ -92,7 +96,8 @@ class TritonServer:
 
     async def beat(self) -> None:
         """Ask whether it lives."""
-        await self._ask(self._client.is_server_live(headers=self._headers))
+        if not await self._ask(self._client.is_server_live(headers=self._headers)):
+            raise Unreachable("it says that it does not live")
 
     async def list_models(self) -> frozenset[tuple[str, str, str]]:
         """The index of its repository, with what it has not loaded."""
@@ -157,8 +162,10 @@ class TritonServer:
         try:
             return await question
         except InferenceServerException as error:
-            lost = error.status() in _LOST
-            raise (Unreachable if lost else BackendError)(error.message()) from error
+            kind = _ERRORS.get(error.status(), BackendError)
+            if error.message().startswith(_NOT_THERE):
+                kind = NotThere
+            raise kind(error.message()) from error
 
 
 def _tensor(name: str, values: np.ndarray) -> InferInput:

@@ -76,8 +76,12 @@ class Health:
         news.set()
 
     async def _probe(self, member: Member, network: Network, sample: Inputs) -> None:
-        pause = self._first_pause_s
-        while not await self._is_well(member, network, sample):
+        pause, well = self._first_pause_s, False
+        # What it no longer has cannot be asked of it, and is no reason to call it unwell.
+        while member.worker.serves(network.model):
+            well = await self._is_well(member, network, sample)
+            if well:
+                break
             self._ill.add(member)
             self._judged(member, False)
             if member.condition == "leaving":  # nobody will need it again
@@ -91,7 +95,7 @@ class Health:
         if member.condition == "down":
             member.condition = "up"
             self._changed(member)
-        self._judged(member, True)
+        self._judged(member, well)
 
     def _forget(self, member: Member) -> None:
         del self._probes[member]

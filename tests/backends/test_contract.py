@@ -12,6 +12,8 @@ from service.backends.base import Backend, BackendError, Worker
 from service.backends.onnx import OnnxBackend
 from service.backends.repository import ServedModel
 from service.core.tensors import Signature, model_tensors
+from tests.support.listening import RecordingListener
+from tests.support.triton_fleet import triton_fleet
 
 MAKERS: dict[str, Callable[[ServedModel], Backend]] = {
     "onnx": lambda model: OnnxBackend([model], threads=1),
@@ -27,9 +29,15 @@ NETWORKS = (
 )
 
 
-@pytest.fixture(params=MAKERS)
+@pytest.fixture(params=[*MAKERS, "triton"])
 async def backend(request: pytest.FixtureRequest, model: ServedModel) -> AsyncIterator[Backend]:
-    made = MAKERS[request.param](model)
+    if request.param == "triton":
+        made = triton_fleet(request.getfixturevalue("tiny_triton").url)
+    else:
+        made = MAKERS[request.param](model)
+    listener = RecordingListener()
+    await made.open(listener)
+    await listener.until(lambda: bool(made.workers))
     yield made
     await made.close()
 
@@ -99,6 +107,24 @@ async def test_workers_have_names_of_their_own_and_say_what_they_are(backend: Ba
         assert isinstance(worker, Worker)
         assert worker.device
         assert worker.max_calls >= 1
+
+
+async def test_it_offers_what_was_exported(backend: Backend, model: ServedModel) -> None:
+    assert list(backend.artifacts) == [model.artifact]
+    for worker in backend.workers:
+        assert all(worker.serves(network) for network in NETWORKS)
+        assert not worker.serves("tiny_denoiser:2")
+
+
+@pytest.mark.parametrize("backend", ["onnx", "triton"], indirect=True)
+async def test_inputs_of_a_wrong_shape_are_a_backend_error_and_do_no_harm(
+    backend: Backend, model: ServedModel
+) -> None:
+    inputs = make_inputs(model_tensors(model.artifact)["tiny_denoiser:1"], rows=2)
+    worker = backend.workers[0]
+    with pytest.raises(BackendError):
+        await worker.run("tiny_denoiser:1", inputs | {"noisy": inputs["noisy"][:, :3]})
+    assert (await worker.run("tiny_denoiser:1", inputs)).shape == (2, 4, 8, 8)
 
 
 async def test_workers_of_one_device_answer_alike(backend: Backend, model: ServedModel) -> None:

@@ -1,0 +1,15 @@
+"""The backend of real Triton servers, as the service makes it."""
+
+from functools import partial
+
+from service.backends.addresses import Resolve, parse_addresses, resolve_host
+from service.backends.fleet import Fleet
+from service.backends.triton import Access, TritonServer
+
+
+def triton_fleet(
+    urls: str, *, access: Access | None = None, resolve: Resolve = resolve_host
+) -> Fleet:
+    """Of the servers at some addresses; not opened yet."""
+    connect = partial(TritonServer, access or Access())
+    return Fleet(parse_addresses(urls), connect, refresh_s=0.5, heartbeat_s=0.5, resolve=resolve)
