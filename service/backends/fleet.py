@@ -81,6 +81,8 @@ class Fleet:
 
     async def load(self, name: str) -> None:
         """Let every server read a model again."""
+        if not self._workers:
+            raise LoadError("no server is connected")
 
         async def load(endpoint: Endpoint, worker: ServerWorker) -> None:
             key = await worker.server.load(name)
@@ -88,10 +90,12 @@ class Fleet:
             if key not in worker.offer.artifacts:
                 raise LoadError("; ".join(worker.offer.refusals) or f"{key} is not ready")
 
-        results = await self._everywhere(load)
-        if all(isinstance(error, UnknownModel) for error in results.values()):
+        asked = len(self._workers)
+        errors = await self._everywhere(load)
+        unknown = [error for error in errors.values() if isinstance(error, UnknownModel)]
+        if asked == len(unknown):
             raise UnknownModel(f"no server has a model {name!r}")
-        _raise_first(results)
+        _raise_first(errors)
 
     async def unload(self, artifacts: Sequence[Artifact]) -> None:
         """Let every server forget these models."""
@@ -109,8 +113,6 @@ class Fleet:
     ) -> Mapping[str, BackendError]:
         """Do something with every server; return what went wrong, by the worker's name."""
         workers = dict(self._workers)
-        if not workers:
-            raise LoadError("no server is connected")
         errors: dict[str, BackendError] = {}
 
         async def attempt(endpoint: Endpoint, worker: ServerWorker) -> None:

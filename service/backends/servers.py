@@ -85,7 +85,7 @@ class ServerWorker:
 
     def lose(self, reason: str) -> None:
         """It cannot be used until it is examined again."""
-        self._lost = reason
+        self._lost = self._lost or reason  # the first says most
         for call in self._calls:
             call.cancel()
 

@@ -32,7 +32,7 @@ NETWORKS = (
 @pytest.fixture(params=[*MAKERS, "triton"])
 async def backend(request: pytest.FixtureRequest, model: ServedModel) -> AsyncIterator[Backend]:
     if request.param == "triton":
-        made = triton_fleet(request.getfixturevalue("tiny_triton").url)
+        made: Backend = triton_fleet(request.getfixturevalue("tiny_triton").url)
     else:
         made = MAKERS[request.param](model)
     listener = RecordingListener()
