@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     """PEM file of that certificate's key."""
 
     triton_token: SecretStr | None = None
-    """Sent to Triton servers as `authorization: Bearer`; never without TLS but to loopback."""
+    """Sent to Triton servers as `authorization: Bearer ...`; without TLS to loopback alone."""
 
     default_model: str | None = None
     """Model (`name` or `name:version`) for requests that name none; unset, the first by name."""

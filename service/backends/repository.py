@@ -63,7 +63,7 @@ def parse_artifact(text: str, source: object) -> Artifact:
     try:
         record = json.loads(text)
     except ValueError as error:
-        raise RepositoryError(f"{source} is not JSON: {error}") from error
+        raise RepositoryError(f"{source} is not JSON ({error}): export the model again") from error
     stated = record.get("format") if isinstance(record, dict) else None
     if stated != ARTIFACT_FORMAT:  # asked first: a later format may differ in every other key
         raise RepositoryError(
@@ -73,7 +73,7 @@ def parse_artifact(text: str, source: object) -> Artifact:
     try:
         return load_artifact(text)
     except ArtifactError as error:
-        raise RepositoryError(f"{source}: {error}") from error
+        raise RepositoryError(f"{source}: {error}: export the model again") from error
 
 
 def _read_artifact(path: Path) -> Artifact:

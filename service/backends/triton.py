@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ import numpy as np
 from tritonclient.grpc.aio import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
 
-from service.backends.addresses import Endpoint
+from service.backends.addresses import Address, Endpoint
 from service.backends.base import BackendError, LoadError, UnknownModel
 from service.backends.offers import ModelConfig, Offer, newest, read_offer
 from service.backends.repository import RepositoryError
@@ -64,6 +65,22 @@ class TritonAccess:
         """Whether connections are encrypted."""
         return self.tls or self.ca_file is not None or self.cert_file is not None
 
+    def headers(self, address: Address) -> dict[str, str] | None:
+        """What goes with every question to a server at an IP address.
+
+        Raises BackendError where anybody on the way could read the token.
+        """
+        if self.token is None:
+            return None
+        if not self.is_secure and not ip_address(address.host).is_loopback:
+            raise BackendError(
+                "the token is not sent without TLS but to loopback: set PERCEPT_TRITON_TLS, or "
+                "PERCEPT_TRITON_CA_FILE"
+            )
+        bearer = f"Bearer {self.token}"
+        # The first is for a proxy before Triton, the second for its --grpc-restricted-protocol.
+        return {"authorization": bearer, "triton-grpc-protocol-authorization": bearer}
+
 
 class TritonServer:
     """One server; see Server."""
@@ -82,8 +99,11 @@ class TritonServer:
             certificate_chain=text(access.cert_file),
             channel_args=[*_CHANNEL, *named],
         )
-        token = access.token
-        self._headers = None if token is None else {"authorization": f"Bearer {token}"}
+        self._access, self._address = access, endpoint.address
+
+    @property
+    def _headers(self) -> dict[str, str] | None:
+        return self._access.headers(self._address)
 
     async def examine(self) -> Offer:
         """Read the configuration of every model that is ready."""
