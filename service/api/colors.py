@@ -112,8 +112,13 @@ def color_normals(normals: Float32[np.ndarray, "3 h w"]) -> UInt8[np.ndarray, "h
     With x right, y up and z to the viewer, what faces the viewer is light blue, what faces right
     pink and what faces up green.
     """
-    scaled = (normals.transpose(1, 2, 0) + 1) * np.float32(127.5)
-    return np.rint(scaled, out=scaled).astype(np.uint8, order="C")
+    _, height, width = normals.shape
+    painted = np.empty((height, width, 3), dtype=np.uint8)
+    rows = max(1, _BLOCK_PIXELS // width)
+    for top in range(0, height, rows):
+        block = (normals[:, top : top + rows] + 1) * np.float32(127.5)
+        painted[top : top + rows] = np.rint(block, out=block).transpose(1, 2, 0)
+    return painted
 
 
 def overlay_object(

@@ -17,8 +17,9 @@ Directions = Float32[np.ndarray, "*b 3 h w"]
 
 def normalized(vectors: Directions) -> Directions:
     """Give every vector length 1."""
-    length = np.sqrt(np.square(vectors).sum(axis=-3, keepdims=True))
-    return vectors / np.maximum(length, np.float32(SMALLEST_LENGTH))
+    # Not the sum of a square, which would be a second array as large as an upload's vectors.
+    length = np.sqrt(np.einsum("...chw,...chw->...hw", vectors, vectors))
+    return vectors / np.maximum(length, np.float32(SMALLEST_LENGTH))[..., None, :, :]
 
 
 def reduce_directions(values: Float32[np.ndarray, "N 3 h w"], reduction: Reduction) -> Reduced:

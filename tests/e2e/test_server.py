@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.core.tasks import TASKS
 from tests.support.pictures import decode, encode, gradient, task_files
 
 READY_S = 60.0
@@ -73,8 +74,8 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_the_three_questions(client):
-    for task in ("depth", "flow", "amodal"):
+def test_every_question(client):
+    for task in TASKS:
         answer = client.post(f"/{task}", files=task_files(task))
         assert answer.status_code == 200, answer.text
         assert decode(answer.content).size == (96, 80)
