@@ -12,6 +12,14 @@ from dataclasses import dataclass
 
 _MAGIC = b"PCL1"
 _LENGTH = struct.Struct(">I")
+_UNREADABLE = (
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 _HEAD_BYTES = len(_MAGIC) + _LENGTH.size
 
 
@@ -44,7 +52,7 @@ def unpack(packed: bytes) -> Parcel:
         header = json.loads(packed[_HEAD_BYTES:start])
         fields = {str(name): str(text) for name, text in header["fields"].items()}
         sizes = [(str(name), int(size)) for name, size in header["files"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise ValueError("The header of the parcel cannot be read") from error
     files = {}
     for name, size in sizes:

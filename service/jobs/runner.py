@@ -26,11 +26,9 @@ _LONGEST_PAUSE_S = 2.0
 _log = logging.getLogger("percept.jobs")
 
 
+# Answers a job. What it raises from the error table ends the job, unless it is of the moment. The
+# second argument takes reports, on the event loop, as often as there is news.
 Answer = Callable[[Claim, Callable[[Progress], None]], Awaitable[JobResult]]
-"""Answers a job. What it raises from the error table ends the job, unless it is of the moment.
-
-Its second argument takes reports, on the event loop, as often as there is news.
-"""
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ async def test_everything_resumes_after_a_kill(own_redis, store):
         await idle_claim
     calls = (
         store.submit(NewJob(b"x")),
-        store.claim("w", 1),
+        store.claim("w", LONG_S),
         store.renew(claim.lease),
         store.get(done),
         store.result(done),
