@@ -37,6 +37,7 @@ def _run(settings: Settings) -> None:
     import uvicorn
 
     from service.api.security import refuse_public
+    from service.api.slow_heads import punctual
     from service.app import create_app
     from service.backends.base import BackendError
     from service.backends.repository import RepositoryError
@@ -66,6 +67,8 @@ def _run(settings: Settings) -> None:
         log_level=settings.log_level,
         timeout_graceful_shutdown=settings.shutdown_grace_s,
         server_header=False,
+        http=punctual(settings.upload_timeout_s),
+        ws="none",
     )
     server = Server(config)
     server.run()

@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     """Bytes of member maps that one `all_members` answer may hold."""
 
     upload_timeout_s: float = Field(default=60.0, gt=0)
-    """Seconds within which an upload must have arrived; later ones are answered 408."""
+    """Seconds within which headers, and then an upload, must have arrived; else answered 408."""
 
     answer_timeout_s: float = Field(default=60.0, gt=0)
     """Seconds within which an answer must have been read; later the connection is closed."""

@@ -26,7 +26,7 @@ from service.api.uploads import DRAIN_S, LATE_DRAIN_S, Body, FormLimits, read_fo
 from service.api.validators import has_already, not_modified
 from service.core.artifact import Artifact
 from service.core.tasks import TASKS, Task
-from service.errors import InvalidField, NotReady, PerceptError, TooLate
+from service.errors import InvalidField, NotReady, PerceptError, TooLate, UploadTooSlow
 from service.metrics import Metrics
 
 _MAX_LENGTH_DIGITS = 20
@@ -181,7 +181,8 @@ def _prediction_endpoint(
                 )
         except PerceptError as error:
             # The place is free again: discarding what still arrives holds up nobody.
-            await body.drain(LATE_DRAIN_S if isinstance(error, TooLate) else DRAIN_S)
+            late = isinstance(error, TooLate | UploadTooSlow)
+            await body.drain(LATE_DRAIN_S if late else DRAIN_S)
             return render_error(error, close=not body.complete)
 
     return endpoint

@@ -26,7 +26,7 @@ _FRAMING_BYTES = 65_536  # part headers, boundaries and text fields of a form
 _FORM = "multipart/form-data"
 DRAIN_BYTES = 64 * 2**20
 DRAIN_S = 15.0  # hundreds of clients may be sending at once; none of them holds a place
-LATE_DRAIN_S = 0.1  # where the answer is late already
+LATE_DRAIN_S = 0.1  # where the answer is late already, or nothing comes
 
 
 @dataclass(frozen=True)
