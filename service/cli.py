@@ -45,6 +45,8 @@ def _run(settings: Settings) -> None:
     logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(message)s")
     # Pillow warns about odd metadata, in words that the sender of a file chooses: not for our log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    # A line for every form that cannot be parsed: who sent it has been told.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     try:
         has_keys = settings.api_keys_file is not None
         refuse_public(settings.host, has_keys=has_keys, allow_open=settings.allow_open)

@@ -7,6 +7,7 @@ Started and ended by `service.api.decoders`.
 import gc
 import logging
 import math
+import os
 import resource
 import signal
 import socket
@@ -23,7 +24,7 @@ _MAX_FILES = 32  # open at once; fonts, plug-ins and the like are loaded by then
 
 def main() -> None:
     """Serve until the other end of stdin is closed."""
-    logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
+    _keep_libraries_quiet()
     for number in (signal.SIGINT, signal.SIGTERM):  # meant for the server, which lets work end
         signal.signal(number, signal.SIG_IGN)
     connection = socket.socket(fileno=0)
@@ -32,6 +33,16 @@ def main() -> None:
     gc.freeze()  # what is there now stays: collecting the rest takes no time
     while _serve_one(connection):
         gc.collect()  # a decoder that waits holds nobody's picture
+
+
+def _keep_libraries_quiet() -> None:
+    """Log to stderr, and let nobody else: libtiff and Pillow have a line for each damaged file."""
+    log = os.fdopen(os.dup(2), "w", buffering=1)
+    logging.basicConfig(stream=log, level=logging.ERROR, format="%(levelname)s: %(message)s")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _serve_one(connection: socket.socket) -> bool:

@@ -7,6 +7,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.checks import CheckFunction
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -50,6 +52,7 @@ def test_every_operation_answers_as_documented(server, mode):
     num_operations = 0
     with requests.Session() as session:
         for found in schema.get_all_operations():
+            assert isinstance(found, Ok), found
             operation = found.ok()
             num_operations += 1
 
@@ -62,7 +65,7 @@ def test_every_operation_answers_as_documented(server, mode):
                 suppress_health_check=list(HealthCheck),
             )
             @given(case=operation.as_strategy(generation_mode=mode))
-            def tries(case: schemathesis.Case) -> None:
+            def tries(case: schemathesis.Case[Any]) -> None:
                 answer = case.call(session=session)
                 statuses[answer.status_code] += 1
                 late = answer.status_code in (503, 504) and DEADLINE in (case.headers or {})
@@ -79,6 +82,6 @@ def test_every_operation_answers_as_documented(server, mode):
     assert "Traceback" not in "".join(server.log)
 
 
-def _can_be_wrong(operation: schemathesis.APIOperation) -> bool:
+def _can_be_wrong(operation: schemathesis.APIOperation[Any, Any, Any, Any]) -> bool:
     """Whether an operation takes anything: what takes nothing cannot be called wrongly."""
     return operation.method.upper() == "POST"
