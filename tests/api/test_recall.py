@@ -8,6 +8,7 @@ from PIL import Image
 
 from service.api.keys import new_key
 from service.app import create_app
+from service.core.tasks import TASKS
 from service.engine.engine import Engine
 from service.settings import Settings
 from tests.support.pictures import disc, encode, gradient, task_files
@@ -37,7 +38,7 @@ async def ask(client, task="depth", files=None, headers=None, **fields) -> httpx
     return answer
 
 
-@pytest.mark.parametrize("task", ["depth", "flow", "amodal"])
+@pytest.mark.parametrize("task", list(TASKS))
 async def test_the_same_question_is_computed_once(client, num_calls, task):
     first, second = await ask(client, task), await ask(client, task)
     assert num_calls() == 1
