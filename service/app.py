@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -26,9 +26,11 @@ from service.api.observe import ObserveRequests
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
 from service.api.quotas import Quotas, redis_store
+from service.api.request_ids import NameRequests
 from service.api.routes import TransferLimits, model_routes, operation_routes, prediction_routes
 from service.api.security import Access, GuardRequests, require_admin
 from service.api.stopping import AnswerWhenCancelled
+from service.api.tracing import TraceRequests, Tracing
 from service.backends.addresses import parse_addresses
 from service.backends.analytic import AnalyticBackend
 from service.backends.base import Backend, BackendError
@@ -106,15 +108,20 @@ def create_app(settings: Settings) -> FastAPI:
     desk = JobDesk(_store(settings), predictor, webhooks)
     terms = RunnerTerms(max_running=settings.job_workers, lease_s=settings.job_lease_s)
     runner = JobRunner(desk.store, desk.answer, terms, desk.tell)
+    tracing = _tracing(settings)
     life = _Life(
         control,
-        threads,
-        quotas,
-        decoders,
         runner,
-        webhooks,
-        desk.store,
-        float(settings.shutdown_grace_s),
+        decoders,
+        settings.shutdown_grace_s,
+        closing=(
+            *((partial(webhooks.close, _WEBHOOKS_GRACE_S),) if webhooks is not None else ()),
+            desk.store.close,
+            quotas.close,
+            partial(asyncio.to_thread, decoders.close),  # a thread that waits for one is let go
+            partial(asyncio.to_thread, threads.shutdown, cancel_futures=True),
+            *((partial(asyncio.to_thread, tracing.close),) if tracing is not None else ()),
+        ),
     )
     app: FastAPI = FastAPIOffline(
         redoc_url=None,
@@ -141,7 +148,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AnswerWhenCancelled)
     app.add_middleware(GuardRequests, access=access, quotas=quotas)
     allow_origins(app, settings.cors_origins)
-    app.add_middleware(ObserveRequests, metrics=metrics)  # the last is the outermost: it sees all
+    app.add_middleware(ObserveRequests, metrics=metrics)
+    if tracing is not None:
+        app.add_middleware(TraceRequests, tracing=tracing)
+    # The last is the outermost: it sees all.
+    app.add_middleware(NameRequests, log_requests=settings.log_format == "json")
     install_problems(app)
     return app
 
@@ -152,38 +163,32 @@ class _Life:
     def __init__(
         self,
         control: ModelControl,
-        threads: ThreadPoolExecutor,
-        quotas: Quotas,
-        decoders: DecoderPool,
         runner: JobRunner,
-        webhooks: Webhooks | None,
-        store: Store,
+        decoders: DecoderPool,
         grace_s: float,
+        closing: Sequence[Callable[[], Awaitable[None]]],
     ) -> None:
+        """`closing` are the ends of what else there is, after the models' and in this order."""
         self._control = control
-        self._threads = threads
-        self._quotas = quotas
-        self._decoders = decoders
         self._runner = runner
-        self._webhooks = webhooks
-        self._store = store
+        self._decoders = decoders
         self._grace_s = grace_s
+        self._closing = closing
         self.stopping = asyncio.Event()
         self.ready = False
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        async with AsyncExitStack() as closing:  # the last that is named is closed first
-            closing.callback(self._threads.shutdown, cancel_futures=True)
-            closing.callback(self._decoders.close)  # a thread that waits for one is let go
-            closing.push_async_callback(self._quotas.close)
-            closing.push_async_callback(self._control.close)
+        async with AsyncExitStack() as ends:  # the last that is named comes first
+            for close in reversed(self._closing):
+                ends.push_async_callback(close)
+            ends.push_async_callback(self._control.close)
             self._decoders.warm_up()
             await self._control.open()
             self._runner.start()
-            ending = asyncio.get_running_loop().create_task(self._end_jobs())
-            closing.push_async_callback(lambda: ending)
-            closing.callback(self.stopping.set)
+            jobs_end = asyncio.get_running_loop().create_task(self._end_jobs())
+            ends.push_async_callback(lambda: jobs_end)
+            ends.callback(self.stopping.set)
             self.ready = True
             try:
                 yield
@@ -194,9 +199,6 @@ class _Life:
         """Wait for the end, and then for jobs, as long as connections are waited for."""
         await self.stopping.wait()
         await self._runner.stop(self._grace_s)
-        if self._webhooks is not None:
-            await self._webhooks.close(_WEBHOOKS_GRACE_S)
-        await self._store.close()
 
 
 def _doors(settings: Settings) -> tuple[Access, Quotas]:
@@ -207,6 +209,16 @@ def _doors(settings: Settings) -> tuple[Access, Quotas]:
     store = None if settings.redis_url is None or keys is None else redis_store(settings.redis_url)
     quotas = Quotas({} if keys is None else keys.by_caller, store, time.monotonic)
     return Access(keys, admin, settings.open_metrics), quotas
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    if settings.otlp_endpoint is None:
+        return None
+    try:
+        from service.telemetry import OtelTracing, otlp_exporter
+    except ImportError as error:
+        raise ValueError("traces need an extra: pip install 'percept[telemetry]'") from error
+    return OtelTracing(otlp_exporter(settings.otlp_endpoint), _version())
 
 
 def _cache(settings: Settings, metrics: Metrics) -> AnswerCache[Served] | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from service.logs import configure_logging
 from service.settings import Settings
 
 main = typer.Typer(name="percept", no_args_is_help=True, pretty_exceptions_enable=False)
@@ -42,7 +43,7 @@ def _run(settings: Settings) -> None:
     from service.backends.base import BackendError
     from service.backends.repository import RepositoryError
 
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s: %(message)s")
+    configure_logging(settings.log_format, settings.log_level)
     # Pillow warns about odd metadata, in words that the sender of a file chooses: not for our log.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # A line for every form that cannot be parsed: who sent it has been told.
@@ -71,6 +72,9 @@ def _run(settings: Settings) -> None:
         server_header=False,
         http=punctual(settings.upload_timeout_s),
         ws="none",
+        # Where the log is JSON, the server writes to ours, and requests are logged by the service.
+        log_config=None if settings.log_format == "json" else uvicorn.config.LOGGING_CONFIG,
+        access_log=settings.log_format == "text",
     )
     server = Server(config)
     server.run()

@@ -7,6 +7,8 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
+_STEPS = (1, 2, 4, 10, 20, 50, 100, 200)
+_MEMBERS = (1, 2, 3, 5, 8, 10, 15, 20)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -29,6 +31,12 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        self.refusals = Counter(
+            "percept_refusals",
+            "Requests answered with a problem, by its reason; `fault` is one of ours.",
+            ["reason", "status"],
+            registry=self.registry,
+        )
         self.in_flight = Gauge(
             "percept_requests_in_flight",
             "Predictions admitted whose answer is not yet sent.",
@@ -43,6 +51,20 @@ class Metrics:
             "percept_evaluations",
             "Denoiser rows evaluated for answered predictions.",
             ["task", "model"],
+            registry=self.registry,
+        )
+        self.plan_steps = Histogram(
+            "percept_plan_steps",
+            "Denoising steps of the plans made, by who chose them: model, caller, a budget, auto.",
+            ["task", "chosen_by"],
+            buckets=_STEPS,
+            registry=self.registry,
+        )
+        self.plan_members = Histogram(
+            "percept_plan_members",
+            "Members (for auto: the most) of the plans made, by who chose them.",
+            ["task", "chosen_by"],
+            buckets=_MEMBERS,
             registry=self.registry,
         )
         self.stage_seconds = Histogram(
@@ -123,6 +145,11 @@ class Metrics:
         """Count a call that gave nothing of use; the engine's observer."""
         del stage
         self.worker_errors.labels(worker).inc()
+
+    def planned(self, task: str, chosen_by: str, steps: int, members: int) -> None:
+        """Count a plan."""
+        self.plan_steps.labels(task, chosen_by).observe(steps)
+        self.plan_members.labels(task, chosen_by).observe(members)
 
     def model_call(self, worker: str, stage: str, rows: int, seconds: float) -> None:
         """Count one call of a network; the engine's observer."""

@@ -9,6 +9,8 @@ from typing import Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from service.logs import LogFormat
+
 
 class Settings(BaseSettings):
     """Settings of one server. A field's docstring is its documentation wherever it is shown."""
@@ -163,6 +165,12 @@ class Settings(BaseSettings):
 
     shutdown_grace_s: int = Field(default=30, ge=0)
     """Seconds that predictions in work have to finish after SIGTERM."""
+
+    log_format: LogFormat = "text"
+    """`text` for people, `json` for machines: an object a line, one for every request."""
+
+    otlp_endpoint: str | None = None
+    """Where traces are sent, such as `http://collector:4318/v1/traces`; unset, nowhere."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severe message that is logged."""

@@ -156,7 +156,7 @@ def _failure(problem: JobProblem) -> Response:
     status = max(problem.status, 400)
     if status == _OUR_FAULT:
         status = ModelFailed.status
-    return problem_response(Problem(**{**asdict(problem), "status": status}))
+    return problem_response(Problem(**{**asdict(problem), "status": status}), reason="job_failed")
 
 
 def _last_event(request: Request) -> int:

@@ -97,6 +97,15 @@ class Knobs(BaseModel):
     ] = None
 
     @property
+    def chosen_by(self) -> str:
+        """Who chooses steps and members: auto, a budget, the caller, or the model."""
+        if self.ensemble == AUTO:
+            return AUTO
+        if self.budgets:
+            return self.budgets[0]
+        return "model" if self.steps is None and self.ensemble is None else "caller"
+
+    @property
     def budgets(self) -> tuple[str, ...]:
         """The budgets that are given."""
         return tuple(name for name in BUDGETS if getattr(self, name) is not None)

@@ -4,8 +4,10 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.api.problems import refusal_of
 from service.metrics import Metrics
 
+_FAULT = 500
 _NO_ROUTE = "unmatched"  # one label for all wrong paths, which clients could make up without end
 
 
@@ -22,7 +24,7 @@ class ObserveRequests:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        status = 500
+        status = _FAULT
 
         async def watch(message: Message) -> None:
             nonlocal status
@@ -35,4 +37,8 @@ class ObserveRequests:
         finally:
             route = getattr(scope.get("route"), "path", _NO_ROUTE)
             self._metrics.requests.labels(route, str(status)).inc()
+            # A fault of ours is answered further out, where nothing is counted.
+            reason = refusal_of(scope) or ("fault" if status == _FAULT else None)
+            if reason is not None:
+                self._metrics.refusals.labels(reason, str(status)).inc()
             self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)

@@ -22,7 +22,9 @@ from service.api.keys import is_key
 from service.api.knobs import Knobs
 from service.api.quotas import Quotas
 from service.api.render_costs import RenderCosts
+from service.api.schemas import RunData
 from service.api.terms import Call
+from service.api.tracing import Attributes, trace_stages
 from service.cache import AnswerCache
 from service.core.artifact import MAX_MEMBERS
 from service.core.sizes import Size
@@ -233,6 +235,8 @@ class Predictor:
         moment = Moment(call, self.clock(), pace)
         num_components = len(choice.components)
         planned = choose_plan(knobs, choice.served, num_components, choice.seed, moment)
+        plan, task = planned.plan, choice.served.task
+        self._metrics.planned(task, knobs.chosen_by, plan.steps, plan.members)
         size = render_size(scene, planned.plan.members)
         render_s = 0.0
         if call.deadline is not None:
@@ -271,6 +275,17 @@ class Predictor:
 
     def _count(self, served: Served) -> None:
         run = served.run
+        trace_stages(served.timings, _attributes(run))
         self._metrics.evaluations.labels(run.task, run.model).inc(run.evaluations)
         for stage, duration_ms in served.timings.items():
             self._metrics.stage_seconds.labels(run.task, stage).observe(duration_ms / 1000)
+
+
+def _attributes(run: RunData) -> Attributes:
+    return {
+        "percept.model": run.model,
+        "percept.task": run.task,
+        "percept.steps": run.steps,
+        "percept.members": run.ensemble,
+        "percept.evaluations": run.evaluations,
+    }
