@@ -13,10 +13,9 @@ from service.core.artifact import Artifact
 from service.core.tasks import TaskName
 from service.engine.request import PredictionRequest
 
-# Pixels that an answer is drawn with at their full size, beside what the model sees of them.
+# Pixels that an answer is drawn with at their full size, beside what the model sees of them. Tasks
+# that answer from the model's maps alone have no row.
 _DRAWN_WITH: Mapping[TaskName, tuple[Callable[[Upload], np.ndarray], ...]] = {
-    "depth": (),
-    "flow": (),
     "amodal": (Upload.rgb, Upload.mask),
     "normals": (),
 }
@@ -44,7 +43,7 @@ def fingerprint(request: PredictionRequest, scene: Scene, output: str, owner: st
     }
     digest = sha256(json.dumps(said, sort_keys=True).encode())
     pixels = [request.image, *([] if request.prompt is None else [request.prompt])]
-    drawn = zip(scene.uploads, _DRAWN_WITH[request.task.task], strict=False)
+    drawn = zip(scene.uploads, _DRAWN_WITH.get(request.task.task, ()), strict=False)
     pixels += [read(upload) for upload, read in drawn]
     for array in pixels:
         digest.update(f"{array.dtype.str}{array.shape}".encode())

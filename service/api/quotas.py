@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 _PATIENCE_S = 0.5  # for Redis, while a request waits
 _PAUSE_S = 5.0  # before Redis is asked again that gave no answer
+_MAX_CONNECTIONS = 32
 _PREFIX = "percept:quota"
 
 _log = logging.getLogger(__name__)
@@ -148,14 +149,18 @@ def redis_store(url: str) -> SharedStore:
     Raises ValueError for an address that is none, or where Redis' client is not installed.
     """
     try:
-        from redis.asyncio import ConnectionPool
+        from redis.asyncio import BlockingConnectionPool
     except ImportError as error:
         raise ValueError("counting in Redis needs its client: pip install redis") from error
-    pool = ConnectionPool.from_url(
-        url, socket_timeout=_PATIENCE_S, socket_connect_timeout=_PATIENCE_S
+    pool = BlockingConnectionPool.from_url(
+        url,
+        max_connections=_MAX_CONNECTIONS,
+        timeout=_PATIENCE_S,
+        socket_timeout=_PATIENCE_S,
+        socket_connect_timeout=_PATIENCE_S,
     )
     storage = RedisStorage(
-        url,
+        "redis://",  # not connected to: the pool knows the address, of whatever kind
         wrap_exceptions=True,
         implementation="redispy",
         key_prefix=_PREFIX,

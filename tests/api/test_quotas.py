@@ -1,6 +1,9 @@
 """Quotas of keys: in this process or in Redis together, exact, given back, honest on the wait."""
 
-from contextlib import ExitStack
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -11,7 +14,7 @@ from service.api.keys import ApiKey
 from service.api.quotas import Quotas, redis_store, wait_s
 from service.engine.errors import DeadlineMissed, EngineBusy
 from service.errors import InvalidField, QuotaExceeded
-from tests.support.local_redis import local_redis
+from tests.support.redis_server import RedisServer, require_redis
 
 KEYS = {
     key.caller: key
@@ -30,15 +33,24 @@ class Clock:
         return self.now
 
 
+@pytest.fixture
+def redis() -> Iterator[RedisServer]:
+    require_redis()
+    with TemporaryDirectory() as folder:  # a path short enough for a socket
+        server = RedisServer(Path(folder))
+        server.start()
+        yield server
+        server.stop()
+
+
 @pytest.fixture(params=["memory", "redis"])
 async def quotas(request):
-    with ExitStack() as held:
-        store = None
-        if request.param == "redis":
-            store = redis_store(held.enter_context(local_redis())[0])
-        made = Quotas(KEYS, store, Clock())
-        yield made
-        await made.close()
+    store = None
+    if request.param == "redis":
+        store = redis_store(request.getfixturevalue("redis").url)
+    made = Quotas(KEYS, store, Clock())
+    yield made
+    await made.close()
 
 
 async def test_calls_are_counted_by_key(quotas):
@@ -94,29 +106,46 @@ async def test_a_refusal_costs_nothing_but_vain_work_does(quotas, error, left):
         await quotas.charge("key:bob", 1)
 
 
-async def test_gateways_count_together_and_alone_when_redis_is_gone(caplog):
-    with local_redis() as (url, server):
-        clock = Clock()
-        first, second = (Quotas(KEYS, redis_store(url), clock) for _ in range(2))
+async def test_gateways_count_together_and_alone_when_redis_is_gone(redis, caplog):
+    clock = Clock()
+    first, second = (Quotas(KEYS, redis_store(redis.url), clock) for _ in range(2))
+    await first.count_call("key:bob")
+    await second.count_call("key:bob")
+    await first.count_call("key:bob")
+    for gateway in (first, second):
+        with pytest.raises(QuotaExceeded):
+            await gateway.count_call("key:bob")
+    redis.stop()
+    for _ in range(3):  # the first of them asks Redis, the others know better
         await first.count_call("key:bob")
+    with pytest.raises(QuotaExceeded):
+        await first.count_call("key:bob")
+    assert len([r for r in caplog.records if "Redis" in r.message]) == 1
+    clock.now += 60
+    with pytest.raises(QuotaExceeded):
+        await first.count_call("key:bob")
+    assert len([r for r in caplog.records if "Redis" in r.message]) == 2
+    redis.start()
+    clock.now += 60
+    with pytest.raises(QuotaExceeded):  # it has kept what was counted together
         await second.count_call("key:bob")
-        await first.count_call("key:bob")
-        for gateway in (first, second):
-            with pytest.raises(QuotaExceeded):
-                await gateway.count_call("key:bob")
-        server.kill()
-        server.wait()
-        for _ in range(3):  # the first of them asks Redis, the others know better
-            await first.count_call("key:bob")
-        with pytest.raises(QuotaExceeded):
-            await first.count_call("key:bob")
-        assert len([r for r in caplog.records if "Redis" in r.message]) == 1
-        clock.now += 60
-        with pytest.raises(QuotaExceeded):
-            await first.count_call("key:bob")
-        assert len([r for r in caplog.records if "Redis" in r.message]) == 2
-        for gateway in (first, second):
-            await gateway.close()
+    for gateway in (first, second):
+        await gateway.close()
+
+
+async def test_many_callers_at_once_are_counted_exactly(quotas):
+    taken = await asyncio.gather(
+        *(quotas.charge("key:bob", 1) for _ in range(150)), return_exceptions=True
+    )
+    assert taken.count(None) == 100
+    assert all(isinstance(error, QuotaExceeded) for error in taken if error is not None)
+
+
+@pytest.mark.parametrize("url", ["", "http://127.0.0.1", "redis//x"])
+def test_what_is_no_address_of_a_redis(url):
+    pytest.importorskip("redis")
+    with pytest.raises(ValueError, match="scheme"):
+        redis_store(url)
 
 
 def used(before, ttl, now, now_ttl, window, after_s):
