@@ -28,7 +28,7 @@ from service.errors import InvalidField, QuotaExceeded
 
 T = TypeVar("T")
 
-_PATIENCE_S = 0.5  # for Redis, while a request waits
+_PATIENCE_S = 0.5
 _PAUSE_S = 5.0  # before Redis is asked again that gave no answer
 _MAX_CONNECTIONS = 32
 _PREFIX = "percept:quota"
@@ -143,9 +143,10 @@ class Quotas:
             return await question(self._own)
 
 
-def redis_store(url: str) -> SharedStore:
+def redis_store(url: str, patience_s: float = _PATIENCE_S) -> SharedStore:
     """Return a store in Redis, which is connected to when it is first asked.
 
+    An answer that takes longer than `patience_s`, while a request waits for it, is none.
     Raises ValueError for an address that is none, or where Redis' client is not installed.
     """
     try:
@@ -155,9 +156,9 @@ def redis_store(url: str) -> SharedStore:
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=_MAX_CONNECTIONS,
-        timeout=_PATIENCE_S,
-        socket_timeout=_PATIENCE_S,
-        socket_connect_timeout=_PATIENCE_S,
+        timeout=patience_s,
+        socket_timeout=patience_s,
+        socket_connect_timeout=patience_s,
     )
     storage = RedisStorage(
         "redis://",  # not connected to: the pool knows the address, of whatever kind
