@@ -19,8 +19,8 @@ from tests.support.redis_server import RedisServer, require_redis
 KEYS = {
     key.caller: key
     for key in (
-        ApiKey("bob", b"", parse("3/hour"), parse("100/hour")),
-        ApiKey("ann", b"", parse("3/hour"), parse("100/hour")),
+        ApiKey("bob", b"", parse("3/day"), parse("100/day")),
+        ApiKey("ann", b"", parse("3/day"), parse("100/day")),
         ApiKey("free", b""),
     )
 }
@@ -60,9 +60,9 @@ async def test_calls_are_counted_by_key(quotas):
         await quotas.count_call("key:bob")
     with pytest.raises(QuotaExceeded, match="bob has used its calls") as caught:
         await quotas.count_call("key:bob")
-    assert caught.value.limit == "3 calls per hour for the key bob"
+    assert caught.value.limit == "3 calls per day for the key bob"
     assert caught.value.retry_after_s is not None
-    assert 1 <= caught.value.retry_after_s <= 2 * 3600
+    assert 1 <= caught.value.retry_after_s <= 2 * 86_400
     await quotas.count_call("key:ann")
     for _ in range(10):
         await quotas.count_call("key:free")
@@ -83,7 +83,7 @@ async def test_evaluations_are_taken_all_or_none(quotas):
 async def test_more_than_a_key_ever_has_is_no_matter_of_waiting(quotas):
     with pytest.raises(InvalidField) as caught:
         await quotas.charge("key:bob", 101)
-    assert caught.value.limit == "100 evaluations per hour for the key bob"
+    assert caught.value.limit == "100 evaluations per day for the key bob"
 
 
 async def test_what_was_not_done_is_given_back(quotas):

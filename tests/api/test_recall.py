@@ -167,7 +167,7 @@ async def test_no_cache(settings, num_calls):
 
 
 async def test_keys_do_not_see_what_others_have_asked(tiny_repository, tmp_path, num_calls):
-    (one, first), (two, second) = new_key("one", {}), new_key("two", {"evaluations": "2/hour"})
+    (one, first), (two, second) = new_key("one", {}), new_key("two", {"evaluations": "2/day"})
     (tmp_path / "keys").write_text(f"{first}\n{second}\n")
     settings = Settings(model_repo=tiny_repository, threads=1, api_keys_file=tmp_path / "keys")
     application = create_app(settings)

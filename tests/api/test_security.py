@@ -24,8 +24,8 @@ CHEAP = {"steps": "1", "ensemble": "1"}
 def secrets(tmp_path) -> dict[str, str]:
     quotas = {
         "bob": {},
-        "rated": {"rate": "2/hour"},
-        "metered": {"evaluations": "10/hour"},
+        "rated": {"rate": "2/day"},
+        "metered": {"evaluations": "10/day"},
     }
     made = {name: new_key(name, quota) for name, quota in quotas.items()}
     (tmp_path / "keys").write_text("\n".join(line for _, line in made.values()))
@@ -154,7 +154,7 @@ async def test_a_key_calls_as_often_as_it_may(client, secrets):
         assert (await depth(client, bearer(secrets["rated"]))).status_code == 200
     answer = await depth(client, bearer(secrets["rated"]))
     assert answer.status_code == 429
-    assert problem(answer).limit == "2 calls per hour for the key rated"
+    assert problem(answer).limit == "2 calls per day for the key rated"
     assert int(answer.headers["retry-after"]) >= 1
     assert (await client.get("/models", headers=bearer(secrets["rated"]))).status_code == 200
     assert (await depth(client, bearer(secrets["bob"]))).status_code == 200
@@ -166,7 +166,7 @@ async def test_a_key_takes_as_many_evaluations_as_it_may(client, secrets):
     before = (await client.get("/metrics", headers=mine)).text
     answer = await depth(client, mine, steps="3", ensemble="1")
     assert answer.status_code == 429
-    assert problem(answer).limit == "10 evaluations per hour for the key metered"
+    assert problem(answer).limit == "10 evaluations per day for the key metered"
     assert int(answer.headers["retry-after"]) >= 1
     after = (await client.get("/metrics", headers=mine)).text
     calls = 'percept_model_call_rows_sum{stage="denoise"} 8.0'

@@ -27,6 +27,7 @@ class Server:
     process: subprocess.Popen[str]
     port: int
     log: list[str]
+    reader: threading.Thread
 
     @property
     def url(self) -> str:
@@ -54,7 +55,7 @@ def serving(repository: Path, *flags: str) -> Iterator[Server]:
         assert port is not None, "".join(log)
         reader = threading.Thread(target=log.extend, args=(process.stdout,), daemon=True)
         reader.start()
-        yield Server(process, port, log)
+        yield Server(process, port, log, reader)
     finally:
         process.kill()
         process.wait()
