@@ -145,8 +145,8 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(job_routes(desk, time.time, life.stopping))
     app.include_router(model_routes(control, require_admin))
-    app.add_middleware(AnswerWhenCancelled)
     app.add_middleware(GuardRequests, access=access, quotas=quotas)
+    app.add_middleware(AnswerWhenCancelled)
     allow_origins(app, settings.cors_origins)
     app.add_middleware(ObserveRequests, metrics=metrics)
     if tracing is not None:

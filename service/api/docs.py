@@ -56,6 +56,7 @@ _HEADERS: Mapping[str, str] = {
     "X-Percept-Cache": "hit, miss, or off: without a seed, or where the clock may end the answer",
     "Age": "Seconds since the answer was made, for a hit",
     "ETag": "Changes with the answer's bytes; where a seed was given",
+    "X-Request-Id": "The request's name in the log: the caller's own, where it sent one",
     "Server-Timing": "queue, encode, denoise, decode, reduce, render in ms",
 }
 _PROBLEMS: Mapping[int, str] = {

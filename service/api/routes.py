@@ -78,7 +78,11 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
     """Return the model list, health, readiness and metrics."""
     router = APIRouter(tags=["operation"])
 
-    @router.get("/models", summary="Which models are served, and what each can do")
+    @router.get(
+        "/models",
+        summary="Which models are served, and what each can do",
+        responses={401: docs.problem(401)},
+    )
     async def models() -> ModelList:
         return ModelList(
             default=None if catalog.default is None else catalog.default.key,
@@ -99,7 +103,12 @@ def operation_routes(catalog: Catalog, metrics: Metrics, ready: Callable[[], boo
             raise NotReady("No worker or no model is usable", retry_after_s=1)
         return Health(status="ok")
 
-    @router.get("/metrics", summary="Metrics for Prometheus", response_class=PlainTextResponse)
+    @router.get(
+        "/metrics",
+        summary="Metrics for Prometheus",
+        response_class=PlainTextResponse,
+        responses={401: docs.problem(401)},
+    )
     async def exposition() -> Response:
         return Response(metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 

@@ -39,6 +39,16 @@ async def test_named_pages_may(settings):
         assert (await client.options("/depth", headers=other)).status_code == 400
 
 
+async def test_a_page_may_ask_before_it_shows_its_key(settings, tmp_path):
+    (tmp_path / "keys").write_text(f"bob sha256={'0' * 64}")
+    keyed = settings.model_copy(update={"api_keys_file": tmp_path / "keys"})
+    async with await serving(keyed, "https://a.org") as client:
+        assert (await client.options("/depth", headers=PREFLIGHT)).status_code == 200
+        answer = await client.post("/depth", headers=PAGE)
+        assert answer.status_code == 401  # which the page gets to read
+        assert answer.headers["access-control-allow-origin"] == "https://a.org"
+
+
 @pytest.mark.parametrize("origins", ["a.org", "https://a.org/", "https://a.org/page", "null", "**"])
 def test_what_is_no_origin(settings, origins):
     with pytest.raises(ValueError, match="is no origin"):

@@ -104,6 +104,8 @@ async def test_documentation_tells_of_keys(client):
     schema = (await client.get("/openapi.json")).json()
     assert schema["paths"]["/depth"]["post"]["security"]
     assert "401" in schema["paths"]["/depth"]["post"]["responses"]
+    for path in ("/models", "/metrics"):
+        assert "401" in schema["paths"][path]["get"]["responses"]
     kinds = {row["type"] for row in schema["components"]["securitySchemes"].values()}
     assert kinds == {"http", "apiKey"}
 
@@ -267,3 +269,20 @@ async def test_a_caller_that_fills_every_place_leaves_others_theirs(settings, se
                 hog.cancel()
             await asyncio.gather(*hogs, return_exceptions=True)
             assert (await depth(client, bearer(secrets["bob"]))).status_code == 200
+
+
+async def test_a_refused_upload_is_read_to_its_end(client):
+    """Its sender gets to read why; the connection can be used again."""
+    sent = 0
+
+    async def upload():
+        nonlocal sent
+        for _ in range(100):
+            sent += 10_000
+            yield bytes(10_000)
+
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = await client.post("/depth", content=upload(), headers=form)
+    assert answer.status_code == 401
+    assert sent == 1_000_000
+    assert "connection" not in answer.headers
