@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from hashlib import sha256
+from operator import methodcaller
 
 import numpy as np
 
@@ -13,10 +14,12 @@ from service.core.artifact import Artifact
 from service.core.tasks import TaskName
 from service.engine.request import PredictionRequest
 
-# Pixels that an answer is drawn with at their full size, beside what the model sees of them. Tasks
-# that answer from the model's maps alone have no row.
+# Pixels that an answer is drawn with at their full size, beside what the model sees of them. By
+# name: uploads of another class decode in their own way.
 _DRAWN_WITH: Mapping[TaskName, tuple[Callable[[Upload], np.ndarray], ...]] = {
-    "amodal": (Upload.rgb, Upload.mask),
+    "depth": (),
+    "flow": (),
+    "amodal": (methodcaller("rgb"), methodcaller("mask")),
     "normals": (),
 }
 
