@@ -138,7 +138,8 @@ class Quotas:
         try:
             return await question(self._shared)
         except (StorageError, OSError) as error:
-            _log.warning("quotas are counted here alone, Redis gives no answer: %s", error)
+            if self._clock() >= self._asked_again:  # said once for all who were waiting
+                _log.warning("quotas are counted here alone, Redis gives no answer: %s", error)
             self._asked_again = self._clock() + _PAUSE_S
             return await question(self._own)
 
