@@ -113,7 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
         control,
         runner,
         decoders,
-        settings.shutdown_grace_s,
+        float(settings.shutdown_grace_s),
         closing=(
             *((partial(webhooks.close, _WEBHOOKS_GRACE_S),) if webhooks is not None else ()),
             desk.store.close,
