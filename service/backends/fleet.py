@@ -163,6 +163,8 @@ class Fleet:
         try:
             while True:
                 try:
+                    async with asyncio.timeout(_BEATS_TO_ANSWER * self._heartbeat_s):
+                        await server.beat()
                     async with asyncio.timeout(_BEATS_TO_EXAMINE * self._heartbeat_s):
                         models = await server.list_models()
                         self._adopt(endpoint, await server.examine(), server)
@@ -170,6 +172,8 @@ class Fleet:
                     if endpoint in self._workers:  # its models had changed: what it has is unknown
                         self._workers[endpoint].lose("does not say what it offers")
                     self._say(endpoint, f"cannot be used: {str(error) or 'no answer'}")
+                    if isinstance(error, TimeoutError):
+                        server = await self._reconnect(endpoint, server)
                     await asyncio.sleep(self._heartbeat_s)
                 else:
                     await self._watch(self._workers[endpoint], models)
@@ -182,6 +186,14 @@ class Fleet:
                 self._reconsider()
                 await worker.drained()
             await server.close()
+
+    async def _reconnect(self, endpoint: Endpoint, server: Server) -> Server:
+        """A connection on which nothing comes may be dead at this end alone, for a long time."""
+        await server.close()
+        server = self._connect(endpoint)
+        if endpoint in self._workers:
+            self._workers[endpoint].server = server
+        return server
 
     def _adopt(self, endpoint: Endpoint, offer: Offer, server: Server | None = None) -> None:
         """Take what a server offers at present."""

@@ -33,8 +33,9 @@ _CHANNEL = (
     ("grpc.max_receive_message_length", -1),
     # a server that was restarted is to be found at once, not after gRPC's two minutes
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # despite its name the least time that an attempt has: a busy server takes a while to greet
+    ("grpc.min_reconnect_backoff_ms", 3000),
     ("grpc.use_local_subchannel_pool", 1),
 )
 _LOAD_S = 600.0  # a large model takes minutes

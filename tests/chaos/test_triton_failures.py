@@ -54,9 +54,15 @@ class Scene:
     urls: list[str]
     proxies: list[FaultyProxy]
 
-    async def recovered(self, index: int, what: str) -> float:
-        """Seconds from now, the end of a fault, until the server answers calls again."""
+    async def recovered(self, index: int, what: str, *, broken: int | None = None) -> float:
+        """Seconds from now, the end of a fault, until the server answers calls again.
+
+        By a new connection through its proxy, if the fault broke the first `broken` ones.
+        """
         url, begun = self.urls[index], time.monotonic()
+        if broken is not None:
+            async with asyncio.timeout(RECOVERY_S):
+                await self.proxies[index].connected(broken)
         await until_used(self.client, *self.urls, timeout_s=RECOVERY_S)
         before = (await worker_figures(self.client))[url].batches
         await until(
@@ -130,9 +136,9 @@ async def test_connections_that_are_reset(
     async with scene(servers, expected, proxies=True) as at:
         for round_ in range(6):
             index = round_ % 2
+            broken = at.proxies[index].num_connected
             at.proxies[index].reset()
-            await at.flowing("reset")
-            await at.recovered(index, "reset")
+            await asyncio.gather(at.flowing("reset"), at.recovered(index, "reset", broken=broken))
             assert at.proxies[index].num_reset
 
 
@@ -146,6 +152,17 @@ async def test_a_network_that_holds_everything_back(
         await at.load.more(20)
         at.proxies[0].resume()
         await at.recovered(0, "end of a stall")
+
+
+async def test_a_connection_that_is_dead_though_nobody_closed_it(
+    servers: list[TritonServer], expected: list[Expected]
+) -> None:
+    async with scene(servers, expected, proxies=True) as at:
+        broken = at.proxies[0].num_connected
+        at.proxies[0].forget()
+        await asyncio.gather(
+            at.flowing("dead connection"), at.recovered(0, "dead connection", broken=broken)
+        )
 
 
 async def test_a_network_that_delays(servers: list[TritonServer], expected: list[Expected]) -> None:
@@ -216,17 +233,19 @@ async def test_fifty_random_kills(servers: list[TritonServer], expected: list[Ex
         for number, fault in enumerate(deck):
             index = chance.randrange(2)
             await at.load.more(chance.randrange(1, 10))
+            broken = None if fault is _stop else at.proxies[index].num_connected
             await fault(at, index, chance)
             what = f"{number}, {fault.__name__} of {index}"
-            recoveries.setdefault(fault.__name__, []).append(await at.recovered(index, what))
+            found = await at.recovered(index, what, broken=broken)
+            recoveries.setdefault(fault.__name__, []).append(found)
         seconds = time.monotonic() - begun
-    for name, found in sorted(recoveries.items()):
+    for name, times in sorted(recoveries.items()):
         logger.info(
             "%s: %d times, median %.2f s, longest %.2f s",
             name.strip("_"),
-            len(found),
-            statistics.median(found),
-            max(found),
+            len(times),
+            statistics.median(times),
+            max(times),
         )
     logger.info(
         "%d faults in %.0f s, %d answers, the longest took %.2f s",

@@ -15,16 +15,18 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)  # SO_LINGER: on, for no time at all
 class FaultyProxy:
     """Between the gateway and one server; in the running event loop.
 
+    `num_connected` counts the connections that reached the server, `num_reset` those broken off;
     `delay_s` holds every piece of what is sent, either way, for so long.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._target = (host, port)
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._gates = [_open_gate()]
         self._writers: set[asyncio.StreamWriter] = set()
         self._served: set[asyncio.Task[None]] = set()
         self._port = 0
+        self._connected = asyncio.Condition()
+        self.num_connected = 0
         self.delay_s = 0.0
         self.num_reset = 0
 
@@ -39,13 +41,23 @@ class FaultyProxy:
             _reset(writer)
         self.num_reset += len(self._writers)
 
+    async def connected(self, before: int) -> None:
+        """Return when `num_connected` is above `before`."""
+        async with self._connected:
+            await self._connected.wait_for(lambda: self.num_connected > before)
+
     def stall(self) -> None:
         """Let nothing through from now on; connections stay open."""
-        self._flowing.clear()
+        self._gates[-1].clear()
 
     def resume(self) -> None:
         """Send on what was held."""
-        self._flowing.set()
+        self._gates[-1].set()
+
+    def forget(self) -> None:
+        """Let nothing through on the present connections ever again, as after a lost route."""
+        self.stall()
+        self._gates.append(_open_gate())
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Carry one connection until either end closes it."""
@@ -61,8 +73,12 @@ class FaultyProxy:
                 _reset(writer)
                 return
             ends.add(back)
+            async with self._connected:
+                self.num_connected += 1
+                self._connected.notify_all()
             self._writers.add(back)
-            ways = [self._carry(reader, back), self._carry(there, writer)]
+            gate = self._gates[-1]
+            ways = [self._carry(reader, back, gate), self._carry(there, writer, gate)]
             tasks = [asyncio.create_task(way) for way in ways]
             try:
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -76,10 +92,12 @@ class FaultyProxy:
             for end in ends:
                 end.close()
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(_CHUNK):
-                await self._flowing.wait()
+                await gate.wait()
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 writer.write(data)
@@ -94,9 +112,16 @@ class FaultyProxy:
     async def close(self) -> None:
         """End what is still carried."""
         self.reset()
-        self.resume()
+        for gate in self._gates:
+            gate.set()
         if self._served:
             await asyncio.wait(self._served)
+
+
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:

@@ -19,7 +19,7 @@ from tests.support.tiny_repository import build_tiny_repository
 from tests.support.triton_server import TritonServer, triton_server
 
 READY_S = 60.0
-_POLL_S = 0.02
+_POLL_S = 0.05
 _FIGURE = re.compile(r'^percept_worker_(\w+)\{worker="([^"]+)"\} (\S+)$', re.MULTILINE)
 
 
