@@ -74,7 +74,10 @@ class Settings(BaseSettings):
     """Most rows in one encoder or decoder call; these cost more memory."""
 
     watchdog_s: float = Field(default=10.0, gt=0)
-    """Seconds after which a model call is taken to hang, unless such calls are known to be long."""
+    """Seconds after which a model call is taken to hang, unless such calls are known to be long.
+
+    After a tenth of them it goes to another worker, if one proves to be quicker.
+    """
 
     outage_s: float = Field(default=30.0, gt=0)
     """Seconds that requests wait while no worker is usable; then they are answered 503."""

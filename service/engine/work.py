@@ -40,8 +40,8 @@ class EngineLimits:
     `batch_rows` bounds a denoiser call, `image_rows` an encoder or decoder call (these work at full
     resolution, so a row costs far more memory); below these the batch is what measured costs make
     it. `requests` and `evaluations` (rows of denoiser calls still to come) bound what is held. A
-    call is given up after `watchdog_s` or far more than it should take, and every request after
-    `outage_s` without a worker.
+    call is given up after `watchdog_s` or far more than it should take (a tenth of it where another
+    worker proves quicker), and every request after `outage_s` without a worker.
     """
 
     batch_rows: int = 64

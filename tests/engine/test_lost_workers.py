@@ -7,6 +7,8 @@ import pytest
 
 from service.backends.base import WorkerLost
 from service.backends.repository import ServedModel
+from service.core.tensors import model_tensors
+from service.engine.costs import CostTable
 from service.engine.engine import Engine
 from service.engine.errors import EngineError
 from service.engine.request import EngineResult
@@ -109,3 +111,21 @@ async def test_news_of_workers_ends_the_pause_between_probes(model: ServedModel)
         await asyncio.sleep(0)
         assert len(backend.calls) > num_calls
         await answer
+
+
+async def test_the_start_goes_past_a_worker_that_hangs(model: ServedModel) -> None:
+    backend, costs = analytic(model, num_workers=2, held=True), CostTable()
+
+    async def answer_as_w1_alone() -> None:
+        while True:
+            call = await backend.arrived.get()
+            if call.worker == "w1":
+                call.release.set()
+
+    answering = asyncio.create_task(answer_as_w1_alone())
+    engine = Engine(backend, EngineLimits(watchdog_s=0.5), costs=costs)
+    await engine.start(model_tensors(model.artifact))
+    answering.cancel()
+    assert {call.worker for call in backend.calls} == {"w0", "w1"}
+    assert costs.networks("scripted")
+    await engine.stop()
