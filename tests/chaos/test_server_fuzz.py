@@ -29,8 +29,8 @@ DOCUMENTED = {400, 408, 413, 415, 422, 429}
 @pytest.fixture(scope="module")
 def server(tiny_repository: Path) -> Iterator[Server]:
     flags = ("--backend", "analytic", "--max-pixels", "1000000", "--max-upload-bytes", "200000")
-    one = ("--image-threads", "1")  # a second decoder would look like a leak
-    with serving(tiny_repository, *flags, *one, "--upload-timeout-s", "5") as running:
+    alone = ("--image-threads", "1")  # a second decoder would look like a leak
+    with serving(tiny_repository, *flags, *alone, "--upload-timeout-s", "5") as running:
         yield running
         assert running.process.poll() is None
         assert "Traceback" not in "".join(running.log)
