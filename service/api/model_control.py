@@ -23,6 +23,7 @@ class ModelControl:
         self._engine = engine
         self._backend = backend
         self._withdrawn: set[str] = set()
+        self._closing = False
         self._turn = asyncio.Lock()  # of loads and unloads: one after another
         self._refreshing = asyncio.Lock()
         self._refreshes: set[asyncio.Task[None]] = set()
@@ -35,6 +36,7 @@ class ModelControl:
 
     async def close(self) -> None:
         """Stop the engine, then the backend."""
+        self._closing = True
         for refresh in self._refreshes:
             refresh.cancel()
         await self._engine.stop()
@@ -42,14 +44,18 @@ class ModelControl:
 
     def worker_joined(self, worker: Worker) -> None:
         """Use it."""
-        self._engine.add_worker(worker)
+        if not self._closing:
+            self._engine.add_worker(worker)
 
     def worker_left(self, name: str) -> None:
         """Let it finish, and give it nothing more."""
-        self._engine.retire_worker(name)
+        if not self._closing:
+            self._engine.retire_worker(name)
 
     def models_changed(self) -> None:
         """Show what there is now, when its costs are known."""
+        if self._closing:
+            return
         self._engine.workers_changed()
         refresh = asyncio.get_running_loop().create_task(self._refresh())
         self._refreshes.add(refresh)

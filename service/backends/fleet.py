@@ -48,6 +48,7 @@ class Fleet:
         self._resolve = resolve
         self._workers: dict[Endpoint, ServerWorker] = {}
         self._followed: dict[Endpoint, asyncio.Task[None]] = {}
+        self._lost: set[ServerWorker] = set()  # of which the listener was told that they left
         self._leaving: dict[Endpoint, asyncio.Task[None]] = {}
         self._contested: dict[Endpoint, Offer] = {}  # in full, of servers that contradict others
         self._said: dict[Endpoint, str] = {}
@@ -170,7 +171,7 @@ class Fleet:
                         self._adopt(endpoint, await server.examine(), server)
                 except (BackendError, TimeoutError) as error:
                     if endpoint in self._workers:  # its models had changed: what it has is unknown
-                        self._workers[endpoint].lose("does not say what it offers")
+                        self._lose(self._workers[endpoint], "does not say what it offers")
                     self._say(endpoint, f"cannot be used: {str(error) or 'no answer'}")
                     if isinstance(error, TimeoutError):
                         server = await self._reconnect(endpoint, server)
@@ -182,7 +183,9 @@ class Fleet:
             self._said.pop(endpoint, None)
             self._contested.pop(endpoint, None)
             if worker is not None:
-                self._tell(lambda listener: listener.worker_left(worker.name))
+                if worker not in self._lost:
+                    self._tell(lambda listener: listener.worker_left(worker.name))
+                self._lost.discard(worker)
                 self._reconsider()
                 await worker.drained()
             await server.close()
@@ -201,6 +204,9 @@ class Fleet:
         worker = self._workers.get(endpoint)
         if worker is not None:
             worker.adopt(fitting)
+            if worker in self._lost:
+                self._lost.discard(worker)
+                self._tell(lambda listener: listener.worker_joined(worker))
         elif server is not None:
             name = f"triton:{endpoint.address}"
             joined = self._workers[endpoint] = ServerWorker(name, server, fitting)
@@ -246,6 +252,8 @@ class Fleet:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._heartbeat_s):
                     await worker.suspected.wait()
+                    if worker.is_lost:
+                        self._lose(worker, "broke off")
                     return
             heard = worker.num_answers
             try:
@@ -258,8 +266,16 @@ class Fleet:
             except (BackendError, TimeoutError) as error:
                 if isinstance(error, TimeoutError) and worker.num_answers > heard:
                     continue  # too busy for this, but not for what it is there for
-                worker.lose("gives no sign of life")
+                self._lose(worker, "gives no sign of life")
                 return
+
+    def _lose(self, worker: ServerWorker, reason: str) -> None:
+        """Until it is examined its calls fail, and it is to get none."""
+        worker.lose(reason)
+        if worker not in self._lost:
+            self._lost.add(worker)
+            self._tell(lambda listener: listener.worker_left(worker.name))
+            self._tell(lambda listener: listener.models_changed())
 
     def _say(self, endpoint: Endpoint, what: str) -> None:
         """Log what has changed about a server, once."""

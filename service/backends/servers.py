@@ -73,6 +73,11 @@ class ServerWorker:
     def offer(self, offer: Offer) -> None:
         self._offer, self._networks = offer, offer.networks
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether calls would fail until it is examined."""
+        return self._lost is not None
+
     def serves(self, network: str) -> bool:
         """Whether the server offers a network."""
         return network in self._networks
