@@ -1,5 +1,6 @@
 """Gateway processes before real Triton servers, on the shipped model."""
 
+import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,8 @@ from tests.support.triton_server import (
     triton_python,
     triton_server,
 )
+
+logger = logging.getLogger(__name__)
 
 SHIPPED = ROOT / "model_repo"
 TASKS = ("depth", "flow", "amodal")
@@ -63,6 +66,7 @@ def test_answers_are_those_of_the_in_process_backend(shipped: TritonServer) -> N
                     apart[f"{task}.{name}"] = float(difference.max())
             if task == "amodal":  # a pixel on the threshold may fall to either side
                 assert np.mean(ours["prediction"] != theirs["prediction"]) <= AGREEMENT
+    logger.info("largest differences: %s", apart)
     assert apart
     assert max(apart.values()) <= AGREEMENT, apart
 
@@ -148,9 +152,22 @@ def test_batches_of_two_gateways_merge_inside_triton(shipped: TritonServer) -> N
     requests = after.inference_stats.success.count - before.inference_stats.success.count
     rows = after.inference_count - before.inference_count
     executions = after.execution_count - before.execution_count
-    assert executions < requests, f"{rows} rows in {requests} requests, {executions} executions"
+    logger.info("%d rows in %d requests and %d executions", rows, requests, executions)
+    assert executions < requests
     assert rows / executions > rows / requests
     assert rows == 32 * 50
+
+
+def test_terminating_answers_what_is_in_work_and_hangs_up(shipped: TritonServer) -> None:
+    with over(shipped) as front, ThreadPoolExecutor(1) as pool:
+        front.wait_ready()
+        asking = pool.submit(ask, front, steps=200, ensemble=20)
+        before = executed(shipped)
+        front.wait(lambda: executed(shipped) > before + 2, "calls")
+        front.process.terminate()
+        assert asking.result().status_code == 200
+        front.process.wait(PATIENCE_S)
+        assert "Traceback" not in "".join(front.log)
 
 
 def test_a_wrong_token_is_in_the_log_and_the_right_one_opens(tmp_path: Path) -> None:
