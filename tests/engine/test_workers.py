@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from service.backends.analytic import AnalyticBackend, AnalyticWorker
+from service.backends.base import BackendError
 from service.backends.repository import ServedModel
 from service.engine.engine import Engine
 from service.engine.errors import EngineError, NoWorker
@@ -229,3 +230,41 @@ async def test_a_broken_worker_that_was_retired_is_probed_no_more(model: ServedM
         assert engine.stats().workers == {"w1": True}
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         await asyncio.wait(tasks)  # the last probe ends by itself
+
+
+class Fickle(ScriptedBackend):
+    """Its workers have no network while `is_empty`."""
+
+    is_empty = False
+
+    def serves(self, network: str) -> bool:
+        return not self.is_empty and super().serves(network)
+
+    async def perform(self, call: Call) -> np.ndarray:
+        if self.is_empty:
+            raise BackendError(f"no {call.model} any more")
+        return await super().perform(call)
+
+
+async def test_a_worker_that_no_longer_has_what_failed_is_not_held_to_be_unwell(
+    model: ServedModel,
+) -> None:
+    """It could be probed with that for ever, such as a server that came back with other models."""
+
+    def fail(call: Call) -> bool:
+        failing = is_denoiser(call) and not backend.is_empty
+        backend.is_empty = backend.is_empty or failing
+        return failing
+
+    backend = Fickle(AnalyticBackend([model.artifact]), fail=fail)
+    request = make_request(model, steps=3)
+    async with running(Engine(backend)) as engine:
+        answer = asyncio.create_task(engine.predict(request))
+        await until(lambda: backend.is_empty and not engine.stats().batches_in_flight)
+        async with asyncio.timeout(60):
+            await until(lambda: engine.stats().workers == {"w0": True})
+        assert not answer.done()
+        backend._fail, backend.is_empty = None, False
+        engine.workers_changed()
+        result = await answer
+    assert_close(result.fields, (await undisturbed(model, request)).fields)
