@@ -6,7 +6,7 @@ its offer again after every interruption. Servers that a name no longer means ar
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -14,7 +14,7 @@ from functools import partial
 from service.backends.addresses import Address, Endpoint, Resolve, endpoints, resolve_host
 from service.backends.base import BackendError, Listener, LoadError, UnknownModel
 from service.backends.offers import Offer
-from service.backends.servers import Server, ServerWorker
+from service.backends.servers import Server, ServerWorker, failures, raise_all
 from service.core.artifact import Artifact
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,11 @@ class Fleet:
                 raise LoadError("; ".join(worker.offer.refusals) or f"{key} is not ready")
 
         asked = len(self._workers)
-        errors = await self._everywhere(load)
+        errors = await failures(load, self._workers)
         unknown = [error for error in errors.values() if isinstance(error, UnknownModel)]
         if asked == len(unknown):
             raise UnknownModel(f"no server has a model {name!r}")
-        _raise_first(errors)
+        raise_all(errors)
 
     async def unload(self, artifacts: Sequence[Artifact]) -> None:
         """Let every server forget these models."""
@@ -107,23 +107,7 @@ class Fleet:
                 await worker.server.unload(folder)
             self._adopt(endpoint, await worker.server.examine())
 
-        _raise_first(await self._everywhere(unload))
-
-    async def _everywhere(
-        self, work: Callable[[Endpoint, ServerWorker], Awaitable[None]]
-    ) -> Mapping[str, BackendError]:
-        """Do something with every server; return what went wrong, by the worker's name."""
-        workers = dict(self._workers)
-        errors: dict[str, BackendError] = {}
-
-        async def attempt(endpoint: Endpoint, worker: ServerWorker) -> None:
-            try:
-                await work(endpoint, worker)
-            except BackendError as error:
-                errors[worker.name] = error
-
-        await asyncio.gather(*(attempt(*item) for item in workers.items()))
-        return errors
+        raise_all(await failures(unload, self._workers))
 
     def _offered_by(self, workers: Iterable[ServerWorker]) -> dict[str, Artifact]:
         """Where they differ there is one refused already."""
@@ -282,9 +266,3 @@ class Fleet:
         if self._said.get(endpoint) != what:
             self._said[endpoint] = what
             logger.info("the server at %s %s", endpoint.address, what)
-
-
-def _raise_first(errors: Mapping[str, BackendError]) -> None:
-    """Raise LoadError naming every server on which something went wrong."""
-    if errors:
-        raise LoadError("; ".join(f"{name}: {error}" for name, error in sorted(errors.items())))

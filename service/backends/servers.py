@@ -4,12 +4,13 @@ Knows no protocol: a `Server` does the talking.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from service.backends.base import BackendError, WorkerLost
+from service.backends.addresses import Endpoint
+from service.backends.base import BackendError, LoadError, WorkerLost
 from service.backends.offers import Offer
 
 Arrays = Mapping[str, np.ndarray]
@@ -134,3 +135,26 @@ class ServerWorker:
         else:
             self.num_answers += 1
         return call.result()
+
+
+async def failures(
+    work: Callable[[Endpoint, ServerWorker], Awaitable[None]],
+    workers: Mapping[Endpoint, ServerWorker],
+) -> Mapping[str, BackendError]:
+    """Do something with every server; return what went wrong, by the worker's name."""
+    errors: dict[str, BackendError] = {}
+
+    async def attempt(endpoint: Endpoint, worker: ServerWorker) -> None:
+        try:
+            await work(endpoint, worker)
+        except BackendError as error:
+            errors[worker.name] = error
+
+    await asyncio.gather(*(attempt(*item) for item in workers.items()))
+    return errors
+
+
+def raise_all(errors: Mapping[str, BackendError]) -> None:
+    """Raise LoadError naming every server on which something went wrong."""
+    if errors:
+        raise LoadError("; ".join(f"{name}: {error}" for name, error in sorted(errors.items())))
