@@ -52,6 +52,16 @@ class ModelControl:
         if not self._closing:
             self._engine.retire_worker(name)
 
+    def worker_lost(self, name: str) -> None:
+        """Wait for it."""
+        if not self._closing:
+            self._engine.suspend_worker(name)
+
+    def worker_back(self, name: str) -> None:
+        """Use it again."""
+        if not self._closing:
+            self._engine.resume_worker(name)
+
     def models_changed(self) -> None:
         """Show what there is now, when its costs are known."""
         if self._closing:

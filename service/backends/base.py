@@ -62,6 +62,12 @@ class Listener(Protocol):
     def worker_left(self, name: str) -> None:
         """A worker is to get no more calls."""
 
+    def worker_lost(self, name: str) -> None:
+        """A worker is to get no calls until it is back."""
+
+    def worker_back(self, name: str) -> None:
+        """A worker that was lost can be called again."""
+
     def models_changed(self) -> None:
         """`artifacts`, or what some worker serves, is another than before."""
 

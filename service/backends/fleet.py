@@ -48,7 +48,7 @@ class Fleet:
         self._resolve = resolve
         self._workers: dict[Endpoint, ServerWorker] = {}
         self._followed: dict[Endpoint, asyncio.Task[None]] = {}
-        self._lost: set[ServerWorker] = set()  # of which the listener was told that they left
+        self._lost: set[ServerWorker] = set()  # of which the listener knows
         self._leaving: dict[Endpoint, asyncio.Task[None]] = {}
         self._contested: dict[Endpoint, Offer] = {}  # in full, of servers that contradict others
         self._said: dict[Endpoint, str] = {}
@@ -167,9 +167,8 @@ class Fleet:
             self._said.pop(endpoint, None)
             self._contested.pop(endpoint, None)
             if worker is not None:
-                if worker not in self._lost:
-                    self._tell(lambda listener: listener.worker_left(worker.name))
                 self._lost.discard(worker)
+                self._tell(lambda listener: listener.worker_left(worker.name))
                 self._reconsider()
                 await worker.drained()
             await server.close()
@@ -190,7 +189,7 @@ class Fleet:
             worker.adopt(fitting)
             if worker in self._lost:
                 self._lost.discard(worker)
-                self._tell(lambda listener: listener.worker_joined(worker))
+                self._tell(lambda listener: listener.worker_back(worker.name))
         elif server is not None:
             name = f"triton:{endpoint.address}"
             joined = self._workers[endpoint] = ServerWorker(name, server, fitting)
@@ -258,8 +257,7 @@ class Fleet:
         worker.lose(reason)
         if worker not in self._lost:
             self._lost.add(worker)
-            self._tell(lambda listener: listener.worker_left(worker.name))
-            self._tell(lambda listener: listener.models_changed())
+            self._tell(lambda listener: listener.worker_lost(worker.name))
 
     def _say(self, endpoint: Endpoint, what: str) -> None:
         """Log what has changed about a server, once."""

@@ -91,6 +91,22 @@ class Dispatcher:
         if member is not None:
             self._changed(member)
 
+    def suspend(self, name: str) -> None:
+        """Give a worker no calls until it is resumed, or a probe of it has succeeded."""
+        member = self._pool.find(name)
+        if member is not None and member.condition == "up":
+            member.condition = "down"
+            self._changed(member)
+
+    def resume(self, name: str) -> None:
+        """Use a worker again, unless a probe is to find out whether it is well."""
+        member = self._pool.find(name)
+        if member is None or member.condition != "down" or self._health.examines(member):
+            return
+        member.condition = "up"
+        self._changed(member)
+        self.fill()
+
     def workers_changed(self) -> None:
         """Workers came, went or have other models."""
         self._outages.mind(self._work.models)

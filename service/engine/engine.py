@@ -154,6 +154,14 @@ class Engine:
         """Give a worker no more calls; those under way may return."""
         self._running().leave(name)
 
+    def suspend_worker(self, name: str) -> None:
+        """Give a worker no calls until it is resumed."""
+        self._running().suspend(name)
+
+    def resume_worker(self, name: str) -> None:
+        """Use a suspended worker again."""
+        self._running().resume(name)
+
     def workers_changed(self) -> None:
         """What workers serve is another than before."""
         self._running().workers_changed()

@@ -55,6 +55,10 @@ class Health:
         if probes:
             await asyncio.wait(probes)
 
+    def examines(self, member: Member) -> bool:
+        """Whether a worker is being probed."""
+        return member in self._probes
+
     def examine(self, member: Member, network: Network, inputs: Inputs) -> None:
         """Take a worker out of use until a probe of it comes back in order."""
         if member in self._probes or not self._running:

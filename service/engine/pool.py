@@ -55,6 +55,10 @@ class Pool:
         member = self._members[worker.name] = Member(worker)
         return member
 
+    def find(self, name: str) -> Member | None:
+        """The worker of that name."""
+        return self._members.get(name)
+
     def leave(self, name: str) -> Member | None:
         """Give a worker no further calls, and forget it when those under way are back."""
         member = self._members.get(name)

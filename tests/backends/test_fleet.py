@@ -143,10 +143,10 @@ async def test_without_a_sign_of_life_calls_end_at_once_until_the_server_is_back
             await worker.run(NETWORK, rows(1))
         assert stuck.arrived.empty()
         assert fleet.workers == (worker,)  # it may return at any moment
-        assert listener.told[-2:] == [f"left {worker.name}", "changed"]
+        assert listener.told[-1] == f"lost {worker.name}"
         stuck.alive.set()
         stuck.free.set()
-        await listener.until(lambda: listener.told[-2:] == [f"joined {worker.name}", "changed"])
+        await listener.until(lambda: listener.told[-2:] == [f"back {worker.name}", "changed"])
         assert (await worker.run(NETWORK, rows(1))).shape == (1, 1)
 
 
@@ -165,9 +165,9 @@ async def test_a_call_without_an_answer_ends_all_others_there_at_once() -> None:
         assert all(isinstance(result, BackendError) for result in results)
         with pytest.raises(BackendError, match=r"broke off|gives no sign of life"):
             await worker.run(NETWORK, rows(1))
-        await listener.until(lambda: f"left {worker.name}" in listener.told)
+        await listener.until(lambda: f"lost {worker.name}" in listener.told)
         broken.failure = None
-        await listener.until(lambda: listener.told[-2:] == [f"joined {worker.name}", "changed"])
+        await listener.until(lambda: listener.told[-2:] == [f"back {worker.name}", "changed"])
         assert (await worker.run(NETWORK, rows(1))).shape == (1, 1)
 
 

@@ -85,6 +85,8 @@ def test_a_gateway_waits_for_triton_and_follows_it(tmp_path: Path) -> None:
             assert first.status_code == 200
             server.kill()
             front.wait_ready(False)
+            state = f'percept_worker_up{{worker="triton:{server.url}"}} 0.0'
+            assert state in httpx.get(f"{front.url}/metrics", timeout=PATIENCE_S).text
             server.start()
             front.wait_ready()
             again = read_npz(ask(front).content)

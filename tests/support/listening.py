@@ -9,7 +9,7 @@ PATIENCE_S = 60.0  # generous: no test depends on the machine's speed
 
 
 class RecordingListener:
-    """See Listener. `told` has "joined NAME", "left NAME" and "changed", in order."""
+    """See Listener. `told` has "joined", "left", "lost" or "back" with a NAME, and "changed"."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -22,6 +22,14 @@ class RecordingListener:
     def worker_left(self, name: str) -> None:
         """One less."""
         self._tell(f"left {name}")
+
+    def worker_lost(self, name: str) -> None:
+        """One that is expected back."""
+        self._tell(f"lost {name}")
+
+    def worker_back(self, name: str) -> None:
+        """It is."""
+        self._tell(f"back {name}")
 
     def models_changed(self) -> None:
         """Something else is served."""
