@@ -268,3 +268,20 @@ async def test_a_worker_that_no_longer_has_what_failed_is_not_held_to_be_unwell(
         engine.workers_changed()
         result = await answer
     assert_close(result.fields, (await undisturbed(model, request)).fields)
+
+
+async def test_a_suspended_worker_gets_no_calls_until_it_is_resumed(model: ServedModel) -> None:
+    backend = analytic(model, held=True)
+    request = make_request(model, steps=2)
+    async with running(Engine(backend)) as engine:
+        engine.suspend_worker("w0")
+        engine.suspend_worker("nobody")
+        answer = asyncio.create_task(engine.predict(request))
+        await until(lambda: engine.stats().requests == 1)
+        assert (backend.calls, engine.has_worker) == ([], False)
+        backend.let_go()
+        engine.resume_worker("nobody")
+        engine.resume_worker("w0")
+        assert engine.has_worker
+        result = await answer
+    assert_close(result.fields, (await undisturbed(model, request)).fields)
