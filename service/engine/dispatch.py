@@ -101,7 +101,7 @@ class Dispatcher:
     def resume(self, name: str) -> None:
         """Use a worker again, unless a probe is to find out whether it is well."""
         member = self._pool.find(name)
-        if member is None or member.condition != "down" or self._health.examines(member):
+        if member is None or member.condition != "down" or self._retries.examines(member):
             return
         member.condition = "up"
         self._changed(member)

@@ -62,6 +62,10 @@ class Retries:
         self._suspicions: dict[Member, list[Failure]] = {}
         self._health = Health(judged=self._judged, changed=changed, patience_s=self._patience_s)
 
+    def examines(self, member: Member) -> bool:
+        """Whether a probe is to find out if a worker is well."""
+        return self._health.examines(member)
+
     async def stop(self) -> None:
         """Examine nobody any more."""
         await self._health.stop()

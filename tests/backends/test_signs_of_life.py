@@ -68,6 +68,12 @@ class Heard:
     def worker_left(self, name: str) -> None:
         pass
 
+    def worker_lost(self, name: str) -> None:
+        pass
+
+    def worker_back(self, name: str) -> None:
+        pass
+
     def models_changed(self) -> None:
         pass
 
