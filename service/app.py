@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     control = ModelControl(catalog, engine, backend)
     webhooks = _webhooks(settings)
-    desk = JobDesk(_store(settings), predictor, webhooks)
+    desk = JobDesk(_store(settings), predictor, quotas, webhooks)
     terms = RunnerTerms(max_running=settings.job_workers, lease_s=settings.job_lease_s)
     runner = JobRunner(desk.store, desk.answer, terms, desk.tell)
     tracing = _tracing(settings)

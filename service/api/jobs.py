@@ -14,8 +14,10 @@ from starlette.requests import Request
 
 from service.api.finish import Served
 from service.api.headers import prediction_headers
+from service.api.keys import is_key
 from service.api.knobs import Knobs, parse_knobs
 from service.api.predict import Course, Predictor
+from service.api.quotas import Quotas
 from service.api.terms import CALLBACK, DEADLINE, IDEMPOTENCY_KEY, Call
 from service.api.uploads import Form
 from service.core.tasks import TASKS, Task
@@ -37,10 +39,11 @@ MEDIA_TYPE = "Content-Type"  # among a result's labels, which are its headers
 _KEY = re.compile(r"[!-~]{1,255}")  # printable ASCII
 _COME_BACK_S = 5
 # Labels of a job; those of its parcel stand beside the form's fields, which have no such names.
-TASK, MODEL, OWNER, _PRIORITY, _SEED, _CALLBACK = (
+TASK, MODEL, OWNER, _CALLER, _PRIORITY, _SEED, _CALLBACK = (
     "job-task",
     "job-model",
     "job-owner",
+    "job-caller",
     "job-priority",
     "job-seed",
     "job-callback",
@@ -77,9 +80,12 @@ def store_failures() -> Iterator[None]:
 class JobDesk:
     """Takes jobs in, answers them, and shows them to whoever brought them."""
 
-    def __init__(self, store: Store, predictor: Predictor, webhooks: Webhooks | None) -> None:
+    def __init__(
+        self, store: Store, predictor: Predictor, quotas: Quotas, webhooks: Webhooks | None
+    ) -> None:
         self.store = store
         self._predictor = predictor
+        self._quotas = quotas
         self._webhooks = webhooks
 
     async def submit(self, request: Request, task: Task, form: Form, call: Call) -> Submission:
@@ -94,22 +100,29 @@ class JobDesk:
         called_back = {} if callback is None else {_CALLBACK: callback}
         asked = {**form.texts, TASK: task.name, _PRIORITY: call.priority, **called_back}
         chosen = {**asked, "model": checked.model, _SEED: str(checked.seed)}
-        with store_failures():
-            return await self.store.submit(
-                NewJob(
-                    input=pack(Parcel(chosen, form.files)),
-                    labels={
-                        TASK: task.name,
-                        MODEL: checked.model,
-                        OWNER: call.caller,
-                        **called_back,
-                    },
-                    evaluations=checked.evaluations,
-                    idempotency_key=None if key is None else _scoped(key, call.caller),
-                    # of what was asked for: seeds are drawn anew for every submission
-                    fingerprint=fingerprint(pack(Parcel(asked, form.files))),
-                )
-            )
+        job = NewJob(
+            input=pack(Parcel(chosen, form.files)),
+            labels={
+                TASK: task.name,
+                MODEL: checked.model,
+                OWNER: _owner(call.caller),
+                _CALLER: call.caller,
+                **called_back,
+            },
+            evaluations=checked.evaluations,
+            idempotency_key=None if key is None else _scoped(key, call.caller),
+            # of what was asked for: seeds are drawn anew for every submission
+            fingerprint=fingerprint(pack(Parcel(asked, form.files))),
+        )
+        await self._quotas.charge(call.caller, checked.evaluations)
+        submission = None
+        try:
+            with store_failures():
+                submission = await self.store.submit(job)
+        finally:
+            if submission is None or not submission.is_new:
+                await self._quotas.give_back(call.caller, checked.evaluations)
+        return submission
 
     async def answer(self, claim: Claim, report: Callable[[Progress], None]) -> JobResult:
         """Answer a job that was claimed; see JobRunner."""
@@ -119,7 +132,7 @@ class JobDesk:
         priority = next(priority for priority in PRIORITIES if priority == kept[_PRIORITY])
         texts = {name: text for name, text in kept.items() if name in Knobs.model_fields}
         knobs = parse_knobs(texts, task)
-        call = Call(self._predictor.clock(), claim.job.labels[OWNER], priority)
+        call = Call(self._predictor.clock(), claim.job.labels[_CALLER], priority)
         course = Course(
             int(kept[_SEED]), lambda done, total, shown: report(Progress(done, total, shown))
         )
@@ -127,10 +140,13 @@ class JobDesk:
         return _result(served)
 
     async def show(self, job_id: str, caller: str) -> JobRecord:
-        """Return a job of this caller; anybody else's is none. Raises NotFound, Unavailable."""
+        """Return a job of this caller; that of another key is none. Raises NotFound, Unavailable.
+
+        Where there are no keys whoever knows its id may see it: addresses change under way.
+        """
         with store_failures():
             job = await self.store.get(job_id)
-        if job.labels[OWNER] != caller:
+        if job.labels[OWNER] != _owner(caller):
             raise NotFound("There is no such job, or it has expired")
         return job
 
@@ -153,6 +169,10 @@ class JobDesk:
 def _result(served: Served) -> JobResult:
     headers = prediction_headers(served)
     return JobResult(served.rendered.content, {**headers, MEDIA_TYPE: served.rendered.media_type})
+
+
+def _owner(caller: str) -> str:
+    return caller if is_key(caller) else ""
 
 
 def _idempotency_key(request: Request) -> str | None:

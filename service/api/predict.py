@@ -178,8 +178,10 @@ class Predictor:
     ) -> Served:
         steps = request.plan.steps
         follow = None if course is None else self._follow(choice, scene, steps, course.report)
+        # A job was charged when it was taken in: what would refuse it now would only delay it.
+        evaluations = request.evaluations if course is None else 0
         with engine_failures(choice.model, choice.served.task):
-            async with self._quotas.charged(call.caller, request.evaluations) as charge:
+            async with self._quotas.charged(call.caller, evaluations) as charge:
                 result = await self._engine.predict(request, follow)
                 charge.used = result.evaluations
         start = self.clock()

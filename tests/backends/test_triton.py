@@ -9,7 +9,7 @@ import pytest
 
 from service.backends.addresses import Address, Endpoint
 from service.backends.base import BackendError
-from service.backends.triton import Access
+from service.backends.triton import TritonAccess
 from service.backends.triton import TritonServer as Connection
 from tests.support.listening import RecordingListener
 from tests.support.triton_fleet import triton_fleet
@@ -53,7 +53,9 @@ async def resolve_here(_: Address) -> frozenset[str]:
 async def test_a_server_with_tls_and_a_token(secure_triton) -> None:
     server, certificate = secure_triton
     url = f"triton.test:{server.ports.grpc}"
-    fleet = triton_fleet(url, access=Access(ca_file=certificate, token=TOKEN), resolve=resolve_here)
+    fleet = triton_fleet(
+        url, access=TritonAccess(ca_file=certificate, token=TOKEN), resolve=resolve_here
+    )
     listener = RecordingListener()
     await fleet.open(listener)
     await listener.until(lambda: bool(fleet.workers))
@@ -61,14 +63,14 @@ async def test_a_server_with_tls_and_a_token(secure_triton) -> None:
     await fleet.close()
 
 
-def connection(server: TritonServer, access: Access, name: str = "triton.test") -> Connection:
+def connection(server: TritonServer, access: TritonAccess, name: str = "triton.test") -> Connection:
     return Connection(access, Endpoint(Address("127.0.0.1", server.ports.grpc), name))
 
 
 @pytest.mark.parametrize("token", ["another", None])
 async def test_a_wrong_token_is_named_as_the_reason(secure_triton, token: str | None) -> None:
     server, certificate = secure_triton
-    asked = connection(server, Access(ca_file=certificate, token=token))
+    asked = connection(server, TritonAccess(ca_file=certificate, token=token))
     with pytest.raises(BackendError, match="This protocol is restricted"):
         await asked.list_models()
     await asked.close()
@@ -79,9 +81,11 @@ async def test_a_certificate_for_another_name_or_of_a_stranger_is_refused(
 ) -> None:
     server, certificate = secure_triton
     for asked in (
-        connection(server, Access(ca_file=certificate, token=TOKEN), "another.test"),
-        connection(server, Access(tls=True, token=TOKEN)),  # signed by nobody the system knows
-        connection(server, Access(token=TOKEN)),  # no TLS at all, though to loopback
+        connection(server, TritonAccess(ca_file=certificate, token=TOKEN), "another.test"),
+        connection(
+            server, TritonAccess(tls=True, token=TOKEN)
+        ),  # signed by nobody the system knows
+        connection(server, TritonAccess(token=TOKEN)),  # no TLS at all, though to loopback
     ):
         with pytest.raises(BackendError):
             await asked.list_models()
@@ -89,35 +93,35 @@ async def test_a_certificate_for_another_name_or_of_a_stranger_is_refused(
 
 
 async def test_the_token_is_never_sent_in_the_clear_but_to_loopback() -> None:
-    access = Access(token=TOKEN)
+    access = TritonAccess(token=TOKEN)
     for host in ("127.0.0.1", "127.0.0.7", "::1"):
         assert TOKEN in str(access.headers(Address(host, 1)))
     for host in ("10.0.0.1", "192.168.0.1", "fd00::1", "8.8.8.8"):
         with pytest.raises(BackendError, match="PERCEPT_TRITON_TLS"):
             access.headers(Address(host, 1))
-        assert TOKEN in str(Access(tls=True, token=TOKEN).headers(Address(host, 1)))
+        assert TOKEN in str(TritonAccess(tls=True, token=TOKEN).headers(Address(host, 1)))
         asked = Connection(access, Endpoint(Address(host, 9), "name"))
         for question in (asked.list_models, asked.beat, asked.examine):
             with pytest.raises(BackendError, match="not sent without TLS"):
                 await question()
         await asked.close()
-    assert Access().headers(Address("10.0.0.1", 1)) is None
+    assert TritonAccess().headers(Address("10.0.0.1", 1)) is None
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
     here = tmp_path / "file.pem"
     here.touch()
     with pytest.raises(ValueError, match="belong together"):
-        Access(cert_file=here)
+        TritonAccess(cert_file=here)
     with pytest.raises(ValueError, match="there is no file"):
-        Access(ca_file=tmp_path / "nonesuch.pem")
-    assert Access(cert_file=here, key_file=here).is_secure
-    assert Access(ca_file=here).is_secure
-    assert not Access().is_secure
+        TritonAccess(ca_file=tmp_path / "nonesuch.pem")
+    assert TritonAccess(cert_file=here, key_file=here).is_secure
+    assert TritonAccess(ca_file=here).is_secure
+    assert not TritonAccess().is_secure
 
 
 async def test_what_cannot_be_reached_says_so() -> None:
-    asked = Connection(Access(), Endpoint(Address("127.0.0.1", 1), "127.0.0.1"))
+    asked = Connection(TritonAccess(), Endpoint(Address("127.0.0.1", 1), "127.0.0.1"))
     with pytest.raises(BackendError, match=r"connect|refused|unavailable"):
         await asked.beat()
     await asked.close()

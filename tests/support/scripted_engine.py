@@ -14,6 +14,7 @@ from service.api.jobs import JobDesk
 from service.api.limits import Admission, AdmissionLimits
 from service.api.predict import PredictionLimits, Predictor
 from service.api.problems import install_problems
+from service.api.quotas import Quotas
 from service.api.routes import TransferLimits, operation_routes, prediction_routes
 from service.core.artifact import Artifact
 from service.engine.engine import Engine
@@ -113,7 +114,7 @@ class Desk:
         )
         self.app = FastAPI()
         transfer = TransferLimits(10**7, upload_timeout_s=60.0, answer_timeout_s=60.0)
-        jobs = JobDesk(MemoryStore(), predictor, None)
+        jobs = JobDesk(MemoryStore(), predictor, Quotas({}, None, self.clock), None)
         self.app.include_router(prediction_routes(predictor, catalog, admission, transfer, jobs))
         self.app.include_router(operation_routes(catalog, self.metrics, ready=lambda: True))
         install_problems(self.app)
