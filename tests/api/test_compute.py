@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.api import predict
+from service.api import finish, predict
 from service.api.inputs import prepare_inputs
 from service.api.problems import Problem
 from service.api.render import render
@@ -164,7 +164,7 @@ async def test_rendering_is_learnt_and_kept_free(desk, monkeypatch):
         desk.clock.jump(desk.clock() + 0.4)
         return render(*arguments)
 
-    monkeypatch.setattr(predict, "render", slow)
+    monkeypatch.setattr(finish, "render", slow)
     assert (await ask(desk)).status_code == 200  # 400 ms for an answer like this one
     said = problem(await ask(desk, budget_ms=410), 422)
     assert said.limit is not None
@@ -241,15 +241,18 @@ async def test_a_deadline_ends_a_stuck_upload(desk):
     assert held(desk) == 0
 
 
-@pytest.mark.parametrize("phase", ["prepare_inputs", "make_answer", "render"])
-async def test_a_deadline_holds_in_every_phase(desk, monkeypatch, phase):
-    real = getattr(predict, phase)
+@pytest.mark.parametrize(
+    ("place", "phase"),
+    [(predict, "prepare_inputs"), (finish, "make_answer"), (finish, "render")],
+)
+async def test_a_deadline_holds_in_every_phase(desk, monkeypatch, place, phase):
+    real = getattr(place, phase)
 
     def slow(*arguments):
         desk.clock.jump(3600.0)
         return real(*arguments)
 
-    monkeypatch.setattr(predict, phase, slow)
+    monkeypatch.setattr(place, phase, slow)
     said = problem(await ask(desk, headers=AN_HOUR), 504)
     assert (said.title, said.field) == ("Deadline missed", "X-Deadline-Ms")
     assert held(desk) == 0

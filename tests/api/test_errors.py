@@ -236,7 +236,7 @@ async def test_our_own_faults_say_nothing(client, monkeypatch):
     def broken(*_):
         raise RuntimeError("the database password is hunter2")
 
-    monkeypatch.setattr("service.api.predict.make_answer", broken)
+    monkeypatch.setattr("service.api.finish.make_answer", broken)
     answer = await client.post("/depth", files={"image": PICTURE})
     assert problem(answer).status == 500
     assert "hunter2" not in answer.text

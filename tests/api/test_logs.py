@@ -51,7 +51,7 @@ async def test_problems_name_their_request(client, monkeypatch):
     def broken(*_):
         raise RuntimeError
 
-    monkeypatch.setattr("service.api.predict.make_answer", broken)
+    monkeypatch.setattr("service.api.finish.make_answer", broken)
     for number, (method, path, files, status) in enumerate(
         [
             ("POST", "/depth", {"image": b"no picture"}, 415),

@@ -28,7 +28,7 @@ async def test_refusals_by_reason(client, monkeypatch):
     def broken(*_):
         raise RuntimeError
 
-    monkeypatch.setattr("service.api.predict.make_answer", broken)
+    monkeypatch.setattr("service.api.finish.make_answer", broken)
     await client.post("/depth", files=FILES)
     text = await metrics(client)
     for reason, status, times in (

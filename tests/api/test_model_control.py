@@ -22,7 +22,7 @@ from tests.support.tiny_repository import build_tiny_repository
 from tests.support.triton_server import triton_server
 from training.served_model import network_files, read_artifacts, write_artifact, write_configs
 
-KEY = "the-admin-key"
+KEY = "the-key-of-the-admin"
 ADMIN = {"Authorization": f"Bearer {KEY}"}
 PATIENCE_S = 120.0
 
@@ -72,7 +72,9 @@ async def client(
     request: pytest.FixtureRequest, repository: Path, gate: Gate
 ) -> AsyncIterator[httpx.AsyncClient]:
     with request.param(repository) as settings:
-        async with serving(Settings(admin_key=KEY, watchdog_s=PATIENCE_S, **settings)) as client:
+        # Equal questions at once would share one computation.
+        own = Settings(admin_key=KEY, watchdog_s=PATIENCE_S, cache_bytes=0, **settings)
+        async with serving(own) as client:
             yield client
 
 

@@ -22,9 +22,9 @@ def num_calls(monkeypatch):
     seen: list[str] = []
     predict = Engine.predict
 
-    async def watched(self, request):
+    async def watched(self, request, follow=None):
         seen.append(request.task.task)
-        return await predict(self, request)
+        return await predict(self, request, follow)
 
     monkeypatch.setattr(Engine, "predict", watched)
     return lambda: len(seen)

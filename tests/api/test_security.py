@@ -197,9 +197,9 @@ async def test_keys_share_the_machine_by_name(client, secrets, monkeypatch):
 
     predict = Engine.predict
 
-    async def watched(self, request):
+    async def watched(self, request, follow=None):
         seen.append(request.terms.caller)
-        return await predict(self, request)
+        return await predict(self, request, follow)
 
     monkeypatch.setattr(Engine, "predict", watched)
     await depth(client, bearer(secrets["bob"]))

@@ -88,7 +88,7 @@ async def test_refusals_and_faults(settings, exporter, monkeypatch):
     def broken(*_):
         raise RuntimeError
 
-    monkeypatch.setattr("service.api.predict.make_answer", broken)
+    monkeypatch.setattr("service.api.finish.make_answer", broken)
 
     async def ask(client):
         await client.get("/nowhere")

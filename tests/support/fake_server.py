@@ -23,7 +23,7 @@ MAX_ROWS = 4
 class FakeMachine:
     """What runs at an address, whoever is connected to it.
 
-    While `free` is not set calls wait for it, while `alive` is not set signs of life and
+    While `free` is not set calls wait for it, while `alive` is not set calls, signs of life and
     examinations do. `failure` is raised by whatever is asked of it.
     """
 
@@ -78,6 +78,7 @@ class FakeServer:
             raise NotThere(f"no {network} any more")
         try:
             await self.machine.free.wait()
+            await self.machine.alive.wait()
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
