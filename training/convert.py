@@ -29,7 +29,7 @@ from training.onnx_storage import Storage
 
 # What converting was seen to take at most: times the largest network in single precision, in which
 # its weights are once, and what Python and its libraries take.
-_PEAK, _LIBRARIES = 1.6, 0.8e9
+_PEAK, _LIBRARIES = 1.2, 0.8e9
 _LICENSED = {"licence": "CHECKPOINT", "autoencoder licence": "AUTOENCODER"}
 
 

@@ -158,21 +158,17 @@ def check_cases(
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:
-    """A session that leaves weights where they are mapped, as few optimisations do.
+    """A session that runs the graph as it is written, and leaves weights where they are mapped.
 
-    Others keep weights in a second order, and all those stored in half in single precision at once.
-    Left in the graph, a Cast gives the same numbers, one weight after the other.
+    Optimisations keep weights in a second order, and all those stored in half in single precision
+    at once. So does the usual order of execution, which begins with all that needs no input.
     """
     options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    return onnxruntime.InferenceSession(
-        path,
-        options,
-        providers=["CPUExecutionProvider"],
-        disabled_optimizers=["ConstantFolding"],
-    )
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def _difference(

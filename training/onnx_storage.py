@@ -70,10 +70,13 @@ def save_graph(
 
 
 def _store_half(graph: ir.Graph, half: _Half) -> None:
-    """Large tensors that lose nothing by it are stored in half, with a Cast folded on loading.
+    """Large tensors that lose nothing by it are stored in half, each with a Cast of its own.
 
-    Those are the weights, after `round_weights`; constants such as positions stay as they are.
+    Those are the weights, after `round_weights`; constants such as positions stay as they are. A
+    Cast comes right before the first that uses it: at the start, onnxruntime would run them all
+    there, and hold every weight in single precision at once.
     """
+    places = {node: place for place, node in enumerate(graph)}
     first = graph[0]
     for value in list(graph.initializers.values()):
         tensor = value.const_value
@@ -89,11 +92,14 @@ def _store_half(graph: ir.Graph, half: _Half) -> None:
             const_value=_halved(tensor, half, f"{value.name}_half"),
         )
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT})
-        graph.insert_before(first, cast)
+        users = [user for user, _ in value.uses()]
+        before = min(users, key=lambda user: places.get(user, 0), default=first)
+        graph.insert_before(before if before in places else first, cast)
         ir.convenience.replace_all_uses_with(value, cast.outputs[0])
         del graph.initializers[value.name]
         cast.outputs[0].name = value.name
         graph.register_initializer(stored)
+        value.const_value = None  # see `save_graph`
 
 
 def _keeps(tensor: ir.TensorProtocol, half: _Half) -> bool:

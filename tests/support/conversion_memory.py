@@ -89,7 +89,7 @@ def _convert(folder: Path, weights: Path, how: Weights) -> None:
         timestep_dtype=like.timestep_dtype,
         has_labels=like.has_labels,
         encoders=like.encoders,
-        denoiser=part.name,
+        denoiser="m_denoiser",
         decoder=part.name,
         tasks=like.tasks,
         parts=(part,),

@@ -129,7 +129,8 @@ def test_the_command_says_what_matters_and_triton_reads_what_the_service_reads(
     assert "m:1 is in" in said
     served = load_repository(repository)["m:1"]
     for network, signature in model_tensors(served.artifact).items():
-        config = parse_text_proto((repository / network / "config.pbtxt").read_text())
+        config_path = repository / network.partition(":")[0] / "config.pbtxt"
+        config = parse_text_proto(config_path.read_text())
         assert disagreements(config, network, signature) == [], network
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -94,13 +95,13 @@ def test_weights_are_in_memory_once(tmp_path: Path):
     if not Path("/proc/self/clear_refs").is_file():
         pytest.skip("only Linux tells how much memory was in use at most")
     command = [sys.executable, "-m", "tests.support.conversion_memory", str(tmp_path)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Large blocks go back to the system as soon as they are freed, so that no others are counted.
+    environ = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout.splitlines()[-1])
     weights = found.pop("weights")
     assert weights > 100e6
     peaks = {name: peak / weights for name, peak in found.items()}
-    # In half they are stored once more while they are computed with.
-    bounds = {"fp32": 1.4, "fp16": 1.8, "bf16": 1.8, "int8": 1.4}
-    assert peaks.keys() == bounds.keys()
-    assert all(peaks[name] < bound for name, bound in bounds.items()), peaks
+    assert peaks.keys() == {"fp32", "fp16", "bf16", "int8"}
+    assert max(peaks.values()) < 1.3, peaks
