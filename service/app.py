@@ -39,11 +39,12 @@ from service.backends.repository import load_repository
 from service.cache import AnswerCache
 from service.engine.engine import Engine
 from service.engine.work import EngineLimits
+from service.jobs.census import Census
 from service.jobs.runner import JobRunner, RunnerTerms
 from service.jobs.webhooks import Webhooks, WebhookTerms
 from service.metrics import Metrics
 from service.settings import Settings
-from service.stores.base import Store, StoreLimits
+from service.stores.base import Store, StoreLimits, StoreStats
 from service.stores.memory import MemoryStore
 
 _WEBHOOKS_GRACE_S = 1.0  # jobs had theirs before
@@ -112,6 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     life = _Life(
         control,
         runner,
+        _census(desk.store, metrics),
         decoders,
         float(settings.shutdown_grace_s),
         closing=(
@@ -164,6 +166,7 @@ class _Life:
         self,
         control: ModelControl,
         runner: JobRunner,
+        census: Census,
         decoders: DecoderPool,
         grace_s: float,
         closing: Sequence[Callable[[], Awaitable[None]]],
@@ -171,6 +174,7 @@ class _Life:
         """`closing` are the ends of what else there is, after the models' and in this order."""
         self._control = control
         self._runner = runner
+        self._census = census
         self._decoders = decoders
         self._grace_s = grace_s
         self._closing = closing
@@ -186,6 +190,7 @@ class _Life:
             self._decoders.warm_up()
             await self._control.open()
             self._runner.start()
+            self._census.start()
             jobs_end = asyncio.get_running_loop().create_task(self._end_jobs())
             ends.push_async_callback(lambda: jobs_end)
             ends.callback(self.stopping.set)
@@ -199,6 +204,7 @@ class _Life:
         """Wait for the end, and then for jobs, as long as connections are waited for."""
         await self.stopping.wait()
         await self._runner.stop(self._grace_s)
+        await self._census.stop()
 
 
 def _doors(settings: Settings) -> tuple[Access, Quotas]:
@@ -251,6 +257,16 @@ def _store(settings: Settings) -> Store:
             "redis_url needs the redis client: pip install 'percept[redis]'"
         ) from error
     return RedisStore(RedisPlace(settings.redis_url, folder=settings.job_folder), limits)
+
+
+def _census(store: Store, metrics: Metrics) -> Census:
+    def tell(stats: StoreStats | None) -> None:
+        if stats is None:
+            metrics.jobs_counted(None, 0)
+        else:
+            metrics.jobs_counted(dict(stats.jobs.items()), stats.num_bytes)
+
+    return Census(store, tell)
 
 
 def _webhooks(settings: Settings) -> Webhooks | None:

@@ -1,6 +1,6 @@
 """What the service counts, for Prometheus. One registry per application, none global."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Literal
 
@@ -122,6 +122,23 @@ class Metrics:
             registry=self.registry,
         )
 
+        self.jobs = Gauge(
+            "percept_jobs",
+            "Asynchronous calls that the store keeps, of all gateways that share it.",
+            ["state"],
+            registry=self.registry,
+        )
+        self.job_bytes = Gauge(
+            "percept_job_bytes",
+            "Bytes of inputs and results of jobs that the store keeps.",
+            registry=self.registry,
+        )
+        self.job_store_up = Gauge(
+            "percept_job_store_up",
+            "1 while what keeps the jobs answers, 0 while asynchronous calls are refused.",
+            registry=self.registry,
+        )
+
     def watch_queue(self, evaluations: Callable[[], int], drain_s: Callable[[], float]) -> None:
         """Read these whenever the metrics are."""
         self.pending_evaluations.set_function(evaluations)
@@ -130,6 +147,14 @@ class Metrics:
     def watch_cache(self, num_bytes: Callable[[], int]) -> None:
         """Read this whenever the metrics are."""
         self.cache_bytes.set_function(num_bytes)
+
+    def jobs_counted(self, jobs: Mapping[str, int] | None, num_bytes: int) -> None:
+        """Note what the store of jobs holds; None where it is gone: its counts are not known."""
+        self.job_store_up.set(jobs is not None)
+        self.job_bytes.set(num_bytes)
+        self.jobs.clear()
+        for state, number in (jobs or {}).items():
+            self.jobs.labels(state).set(number)
 
     def worker_changed(self, name: str, condition: Literal["up", "down", "leaving"]) -> None:
         """Note that a worker came up, went down or leaves; the engine's observer."""

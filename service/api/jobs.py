@@ -162,7 +162,12 @@ class JobDesk:
             return None
         if self._webhooks is None:
             raise InvalidField("Nobody is called back here", field=CALLBACK, limit="no callback")
-        self._webhooks.check(url)
+        try:
+            self._webhooks.check(url)
+        except InvalidField as error:
+            raise InvalidField(
+                error.detail, field=CALLBACK, limit="origins that are listed"
+            ) from error
         return url
 
 
