@@ -246,6 +246,7 @@ def _store(settings: Settings) -> Store:
         max_bytes=settings.max_job_bytes,
         max_input_bytes=2 * settings.max_upload_bytes + _FIELDS_BYTES,
         max_result_bytes=settings.max_answer_bytes,
+        max_attempts=settings.job_attempts,
         keep_s=settings.job_keep_s,
     )
     if settings.redis_url is None:

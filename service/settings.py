@@ -154,6 +154,9 @@ class Settings(BaseSettings):
     job_lease_s: float = Field(default=30.0, gt=0)
     """Seconds after which the job of a gateway that is not heard of is given to another."""
 
+    job_attempts: int = Field(default=5, ge=1)
+    """Gateways that may die with a job in work before it fails: it may be what kills them."""
+
     max_jobs: int = Field(default=10_000, ge=1)
     """Jobs that may wait or run; further ones are answered 429."""
 

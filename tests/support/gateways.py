@@ -34,6 +34,7 @@ class Gateway:
         self._log = log
         self._settings = {"model_repo": repository, "port": 0, "threads": 1, **settings}
         self._process: subprocess.Popen[bytes] | None = None
+        self._launched = 0
         self.port = 0
 
     @property
@@ -54,6 +55,7 @@ class Gateway:
 
     def launch(self) -> None:
         """Start it without waiting."""
+        self._launched = self._num_lives() + 1
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in self._settings.items()]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -65,9 +67,12 @@ class Gateway:
 
     def start(self) -> Gateway:
         """Start it and wait until it listens."""
-        known = len(_ADDRESS.findall(self.log)) if self._log.exists() else 0
         self.launch()
-        until(lambda: self._ended() or len(_ADDRESS.findall(self.log)) > known)
+        return self.await_address()
+
+    def await_address(self) -> Gateway:
+        """Wait until a gateway that was launched listens."""
+        until(lambda: self._ended() or self._num_lives() == self._launched)
         assert not self._ended(), self.log
         self.port = self._settings["port"] = int(_ADDRESS.findall(self.log)[-1])
         return self
@@ -94,6 +99,9 @@ class Gateway:
         found = re.search(rf"^{re.escape(sample)} (\S+)$", text, re.MULTILINE)
         return None if found is None else float(found[1])
 
+    def _num_lives(self) -> int:
+        return len(_ADDRESS.findall(self.log)) if self._log.exists() else 0
+
     def _ended(self) -> bool:
         return self.process.poll() is not None
 
@@ -112,12 +120,12 @@ class Question:
     """A call of one task; equal ones with a seed have equal answers."""
 
     task: str
-    fields: Mapping[str, str]
+    fields: tuple[tuple[str, str], ...]
 
     @classmethod
     def of(cls, task: str, **fields: object) -> Question:
         """Return a question whose answer is arrays."""
-        return cls(task, {"output": "npz", **{name: str(value) for name, value in fields.items()}})
+        return cls(task, (("output", "npz"), *((k, str(v)) for k, v in fields.items())))
 
     def ask(self, url: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """Call synchronously."""
