@@ -6,7 +6,9 @@ TRITON := .venv-triton
 # Byte code is made by one import, of what is used alone: the service takes 75 MB less that way.
 INSTALL := $(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt
 # What the settings ask for beyond the embedded default.
-EXTRAS := $(if $(filter triton,$(PERCEPT_BACKEND)),triton)
+COMMA := ,
+EXTRAS := $(strip $(if $(filter triton,$(PERCEPT_BACKEND)),triton) $(if $(PERCEPT_REDIS_URL),redis))
+EXTRAS := $(subst $(subst ,, ),$(COMMA),$(EXTRAS))
 SERVICE := $(VENV)/.service$(addprefix -,$(EXTRAS))
 
 .PHONY: help serve triton triton-for-tests test check format benchmark train-demo clean

@@ -125,7 +125,7 @@ class JobRunner:
 
     async def _sweep_forever(self) -> None:
         while True:
-            with suppress(StoreUnavailable):
+            with suppress(StoreError):  # the next one may do better
                 await self._store.sweep()
             await asyncio.sleep(self._terms.sweep_every_s * random.uniform(0.5, 1.5))  # noqa: S311
 
@@ -142,7 +142,7 @@ class JobRunner:
                 return
             settled = await self._settle(claim.lease, work)
         except asyncio.CancelledError:
-            with suppress(StoreUnavailable):
+            with suppress(StoreError):
                 await self._store.release(claim.lease)
             raise
         finally:
