@@ -1,0 +1,207 @@
+"""Ten times the capacity: `python -m tests.benchmarks.overload [--seconds 120] [--times 10]`.
+
+Finds a server's peak with a few clients that wait for their answers, then offers a multiple of that
+whatever comes back, and prints goodput, what was refused and how well `Retry-After` told the time
+until the work admitted by then was done, how long `/healthz` and `/metrics` took, and the memory.
+Asserts nothing: machines differ. The load comes from this machine too, so cores are shared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import statistics
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import httpx
+import numpy as np
+from rich.console import Console
+
+from tests.benchmarks.servers import Server, percept, running
+from tests.support.pictures import encode, gradient
+
+CLIENTS_AT_PEAK = 16
+PROBE_EVERY_S = 0.1
+PROBED = ("healthz", "metrics")
+FILES = {"image": encode(gradient(512, 384), "JPEG", quality=90)}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One call: its moments in s, its status (0 without an answer), and its Retry-After in s."""
+
+    begun: float
+    ended: float
+    status: int
+    retry_after: float | None
+
+
+async def ask(client: httpx.AsyncClient, url: str, form: Mapping[str, str]) -> Asked:
+    """Make one call."""
+    begun = time.monotonic()
+    try:
+        answer = await client.post(f"{url}/depth", files=FILES, data=dict(form))
+    except httpx.TransportError:
+        return Asked(begun, time.monotonic(), 0, None)
+    after = answer.headers.get("retry-after")
+    return Asked(
+        begun, time.monotonic(), answer.status_code, None if after is None else float(after)
+    )
+
+
+async def closed(url: str, seconds: float, form: Mapping[str, str]) -> list[Asked]:
+    """Clients that each wait for their answer."""
+    asked: list[Asked] = []
+
+    async def one(client: httpx.AsyncClient) -> None:
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            asked.append(await ask(client, url, form))
+
+    async with httpx.AsyncClient(timeout=600) as client:
+        await asyncio.gather(*(one(client) for _ in range(CLIENTS_AT_PEAK)))
+    return asked
+
+
+async def offered(url: str, seconds: float, per_s: float, form: Mapping[str, str]) -> list[Asked]:
+    """Calls at random moments, whatever becomes of them; waits for all at the end."""
+    moments = np.random.default_rng(1)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
+    calls = []
+    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
+        due = time.monotonic()
+        until = due + seconds
+        while due < until:
+            due += moments.exponential(1 / per_s)
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            calls.append(asyncio.create_task(ask(client, url, form)))
+        return list(await asyncio.gather(*calls))
+
+
+def probe(url: str, stopping: Event, found: dict[str, list[float]]) -> None:
+    """Ask for health and metrics in a process of its own; seconds each, on a fresh connection."""
+    took: dict[str, list[float]] = {path: [] for path in PROBED}
+    while not stopping.wait(PROBE_EVERY_S):
+        for path in PROBED:
+            begun = time.monotonic()
+            with httpx.Client(timeout=60, trust_env=False, verify=False) as client:
+                begun = time.monotonic()
+                client.get(f"{url}/{path}").raise_for_status()
+            took[path].append(time.monotonic() - begun)
+    found.update(took)
+
+
+def watch_memory(server: Server, stopping: Event, most_mb: Synchronized[float]) -> None:
+    """Keep the most resident memory of a server and the processes that it started, in MB."""
+    while not stopping.wait(0.5):
+        total = 0.0
+        for status in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                fields = status.read_text().rpartition(")")[2].split()
+            except OSError:  # it has just ended
+                continue
+            if int(fields[2]) == server.process.pid:  # its process group
+                total += int(fields[21]) * 4096 / 1e6
+        most_mb.value = max(most_mb.value, total)
+
+
+def per_second(asked: list[Asked], begun: float, ended: float) -> float:
+    """Answers in a span of time, a second."""
+    good = [call for call in asked if call.status == 200 and begun <= call.ended < ended]
+    return len(good) / (ended - begun)
+
+
+def by_5_s(asked: list[Asked], begun: float) -> list[int]:
+    """Answers in each five seconds."""
+    spans = Counter(int((call.ended - begun) // 5) for call in asked if call.status == 200)
+    return [spans[number] for number in range(max(spans) + 1)]
+
+
+def drains(asked: list[Asked]) -> list[float]:
+    """Retry-After over the time until as many calls were answered as had been admitted by then.
+
+    Not until those very calls were: newcomers share the machine with them.
+    """
+    good = [call for call in asked if call.status == 200]
+    begun, ended = np.sort([c.begun for c in good]), np.sort([c.ended for c in good])
+    told = []
+    for call in asked:
+        admitted = int(np.searchsorted(begun, call.ended))
+        if call.retry_after is not None and admitted and ended[admitted - 1] > call.ended:
+            told.append(call.retry_after / (ended[admitted - 1] - call.ended))
+    return told
+
+
+def report(asked: list[Asked], begun: float, seconds: float, peak: float) -> list[str]:
+    """Lines about answers and refusals; `peak` in answers a second."""
+    last = max(call.ended for call in asked if call.status == 200)
+    goodput, whole = (per_second(asked, begun, end) for end in (begun + seconds, last))
+    lines = [
+        f"peak {peak:.2f} answers/s, goodput {goodput:.2f}/s: {goodput / peak:.0%}",
+        f"until the last was answered {whole:.2f}/s: {whole / peak:.0%}; by 5 s:",
+        str(by_5_s(asked, begun)),
+        f"{len(asked)} calls in {seconds:.0f} s, by status:",
+        str(dict(Counter(call.status for call in asked))),
+    ]
+    if ratios := drains(asked):
+        near = statistics.fmean(0.75 <= ratio <= 1.25 for ratio in ratios)
+        low, middle, high = np.percentile(ratios, (5, 50, 95))
+        lines.append(f"Retry-After / true: {low:.2f}, {middle:.2f}, {high:.2f} (p5, 50, 95)")
+        lines.append(f"within 25 %: {near:.0%} of {len(ratios)}")
+    return lines
+
+
+def main() -> None:
+    """Command line: see the module's docstring."""
+    parser = argparse.ArgumentParser(prog="tests.benchmarks.overload", description=__doc__)
+    parser.add_argument("--repository", type=Path, default=Path("model_repo"))
+    parser.add_argument("--seconds", type=float, default=120.0)
+    parser.add_argument("--times", type=float, default=10.0)
+    parser.add_argument("--places", type=int, default=256, help="PERCEPT_MAX_CONCURRENT_REQUESTS")
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--ensemble", type=int, default=8)
+    options = parser.parse_args()
+    form = {"steps": str(options.steps), "ensemble": str(options.ensemble), "output": "png16"}
+    console = Console()
+    processes = multiprocessing.get_context("fork")
+    plain = percept(options.repository)
+    places = f"--max-concurrent-requests={options.places}"
+    system = replace(plain, command=(*plain.command, places))
+    with running(system) as server, processes.Manager() as manager:
+        asyncio.run(closed(server.url, 5, form))  # warms up
+        begun = time.monotonic()
+        at_peak = asyncio.run(closed(server.url, 30, form))
+        peak = per_second(at_peak, begun + 5, begun + 30)
+        stopping, most_mb, took = processes.Event(), processes.Value("d", 0.0), manager.dict()
+        helpers = [
+            processes.Process(target=probe, args=(server.url, stopping, took)),
+            processes.Process(target=watch_memory, args=(server, stopping, most_mb)),
+        ]
+        for helper in helpers:
+            helper.start()
+        begun = time.monotonic()
+        asked = asyncio.run(offered(server.url, options.seconds, options.times * peak, form))
+        stopping.set()
+        for helper in helpers:
+            helper.join()
+        for line in report(asked, begun, options.seconds, peak):
+            console.print(line)
+        for path in PROBED:
+            p50, p99, most = np.percentile([1000 * s for s in took[path]], (50, 99, 100))
+            late = statistics.fmean(s > 0.1 for s in took[path])
+            console.print(
+                f"/{path}: {p50:.0f}, {p99:.0f}, {most:.0f} ms (p50, 99, most) of"
+                f" {len(took[path])}, {late:.2%} above 100 ms"
+            )
+        console.print(f"at most {most_mb.value:.0f} MB resident")
+
+
+if __name__ == "__main__":
+    main()
