@@ -178,7 +178,7 @@ def main() -> None:
         asyncio.run(closed(server.url, 5, form))  # warms up
         begun = time.monotonic()
         at_peak = asyncio.run(closed(server.url, 30, form))
-        peak = per_second(at_peak, begun + 5, begun + 30)
+        peak = per_second(at_peak, begun, time.monotonic())  # they end in waves: count whole ones
         stopping, most_mb, took = processes.Event(), processes.Value("d", 0.0), manager.dict()
         helpers = [
             processes.Process(target=probe, args=(server.url, stopping, took)),
