@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.gateways import Gateway, Question, follow, result, until
+from tests.support.job_gateways import Gateway, Question, follow, result, until
 from tests.support.redis_server import RedisServer, require_redis
 from tests.support.served import read_npz
 

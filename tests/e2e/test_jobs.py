@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from service.api.keys import new_key
-from tests.support.gateways import (
+from tests.support.job_gateways import (
     PATIENCE_S,
     Gateway,
     Question,

@@ -12,7 +12,15 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.support.gateways import PATIENCE_S, Gateway, Question, accepted, outcome, result, until
+from tests.support.job_gateways import (
+    PATIENCE_S,
+    Gateway,
+    Question,
+    accepted,
+    outcome,
+    result,
+    until,
+)
 from tests.support.proxy import balancing
 from tests.support.redis_server import RedisServer, require_redis
 
