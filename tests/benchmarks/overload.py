@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
 import multiprocessing
+import os
+import re
 import statistics
 import time
 from collections import Counter
@@ -34,6 +37,15 @@ FILES = {"image": encode(gradient(512, 384), "JPEG", quality=90)}
 
 
 @dataclass(frozen=True)
+class Call:
+    """Bytes to be sent to an address."""
+
+    host: str
+    port: int
+    message: bytes
+
+
+@dataclass(frozen=True)
 class Asked:
     """One call: its moments in s, its status (0 without an answer), and its Retry-After in s."""
 
@@ -43,57 +55,74 @@ class Asked:
     retry_after: float | None
 
 
-async def ask(client: httpx.AsyncClient, url: str, form: Mapping[str, str]) -> Asked:
+def call_of(server: Server, form: Mapping[str, str]) -> Call:
+    """Return a call whose bytes are made once: a dear client would starve the server."""
+    request = httpx.Request("POST", f"{server.url}/depth", data=dict(form), files=FILES)
+    body = request.read()
+    head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    message = f"POST /depth HTTP/1.1\r\n{head}Connection: close\r\n\r\n".encode() + body
+    return Call(request.url.host, request.url.port or 80, message)
+
+
+async def ask(call: Call) -> Asked:
     """Make one call."""
     begun = time.monotonic()
     try:
-        answer = await client.post(f"{url}/depth", files=FILES, data=dict(form))
-    except httpx.TransportError:
+        reader, writer = await asyncio.open_connection(call.host, call.port)
+        writer.write(call.message)
+        answer = await reader.read(-1)
+        writer.close()
+    except OSError:
         return Asked(begun, time.monotonic(), 0, None)
-    after = answer.headers.get("retry-after")
-    return Asked(
-        begun, time.monotonic(), answer.status_code, None if after is None else float(after)
-    )
+    head = answer.partition(b"\r\n\r\n")[0].lower()
+    after = re.search(rb"\r\nretry-after: (\d+)", head)
+    status = int(head.split()[1]) if head else 0
+    return Asked(begun, time.monotonic(), status, None if after is None else float(after[1]))
 
 
-async def closed(url: str, seconds: float, form: Mapping[str, str]) -> list[Asked]:
+async def closed(call: Call, seconds: float) -> list[Asked]:
     """Clients that each wait for their answer."""
     asked: list[Asked] = []
 
-    async def one(client: httpx.AsyncClient) -> None:
+    async def one() -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            asked.append(await ask(client, url, form))
+            asked.append(await ask(call))
 
-    async with httpx.AsyncClient(timeout=600) as client:
-        await asyncio.gather(*(one(client) for _ in range(CLIENTS_AT_PEAK)))
+    await asyncio.gather(*(one() for _ in range(CLIENTS_AT_PEAK)))
     return asked
 
 
-async def offered(url: str, seconds: float, per_s: float, form: Mapping[str, str]) -> list[Asked]:
+async def offered(call: Call, seconds: float, per_s: float) -> list[Asked]:
     """Calls at random moments, whatever becomes of them; waits for all at the end."""
     moments = np.random.default_rng(1)
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
     calls = []
-    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
-        due = time.monotonic()
-        until = due + seconds
-        while due < until:
-            due += moments.exponential(1 / per_s)
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
-            calls.append(asyncio.create_task(ask(client, url, form)))
-        return list(await asyncio.gather(*calls))
+    due = time.monotonic()
+    until = due + seconds
+    while due < until:
+        due += moments.exponential(1 / per_s)
+        await asyncio.sleep(max(0.0, due - time.monotonic()))
+        calls.append(asyncio.create_task(ask(call)))
+    return list(await asyncio.gather(*calls))
+
+
+def cpu_s(server: Server) -> float:
+    """Processor seconds that a server's own process has used."""
+    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def probe(url: str, stopping: Event, found: dict[str, list[float]]) -> None:
     """Ask for health and metrics in a process of its own; seconds each, on a fresh connection."""
     took: dict[str, list[float]] = {path: [] for path in PROBED}
+    host, port = url.removeprefix("http://").split(":")
     while not stopping.wait(PROBE_EVERY_S):
         for path in PROBED:
             begun = time.monotonic()
-            with httpx.Client(timeout=60, trust_env=False, verify=False) as client:
-                begun = time.monotonic()
-                client.get(f"{url}/{path}").raise_for_status()
+            connection = http.client.HTTPConnection(host, int(port), timeout=60)
+            connection.request("GET", f"/{path}")
+            assert len(connection.getresponse().read()) > 0
+            connection.close()
             took[path].append(time.monotonic() - begun)
     found.update(took)
 
@@ -175,10 +204,12 @@ def main() -> None:
     places = f"--max-concurrent-requests={options.places}"
     system = replace(plain, command=(*plain.command, places))
     with running(system) as server, processes.Manager() as manager:
-        asyncio.run(closed(server.url, 5, form))  # warms up
-        begun = time.monotonic()
-        at_peak = asyncio.run(closed(server.url, 30, form))
+        call = call_of(server, form)
+        asyncio.run(closed(call, 5))  # warms up
+        begun, used = time.monotonic(), cpu_s(server)
+        at_peak = asyncio.run(closed(call, 30))
         peak = per_second(at_peak, begun, time.monotonic())  # they end in waves: count whole ones
+        peak_cpu_s = (cpu_s(server) - used) / len(at_peak)
         stopping, most_mb, took = processes.Event(), processes.Value("d", 0.0), manager.dict()
         helpers = [
             processes.Process(target=probe, args=(server.url, stopping, took)),
@@ -186,13 +217,15 @@ def main() -> None:
         ]
         for helper in helpers:
             helper.start()
-        begun = time.monotonic()
-        asked = asyncio.run(offered(server.url, options.seconds, options.times * peak, form))
+        begun, used = time.monotonic(), cpu_s(server)
+        asked = asyncio.run(offered(call, options.seconds, options.times * peak))
+        used = (cpu_s(server) - used) / sum(call.status == 200 for call in asked)
         stopping.set()
         for helper in helpers:
             helper.join()
         for line in report(asked, begun, options.seconds, peak):
             console.print(line)
+        console.print(f"{used:.3f} s of its processors an answer, {peak_cpu_s:.3f} at the peak")
         for path in PROBED:
             p50, p99, most = np.percentile([1000 * s for s in took[path]], (50, 99, 100))
             late = statistics.fmean(s > 0.1 for s in took[path])
