@@ -32,6 +32,7 @@ from tests.support.pictures import encode, gradient
 
 CLIENTS_AT_PEAK = 16
 PROBE_EVERY_S = 0.1
+LAST_S = 5.0  # of refusals, whose Retry-After is held against what followed
 PROBED = ("healthz", "metrics")
 FILES = {"image": encode(gradient(512, 384), "JPEG", quality=90)}
 
@@ -153,19 +154,17 @@ def by_5_s(asked: list[Asked], begun: float) -> list[int]:
     return [spans[number] for number in range(max(spans) + 1)]
 
 
-def drains(asked: list[Asked]) -> list[float]:
-    """Retry-After over the time until as many calls were answered as had been admitted by then.
+def drains(asked: list[Asked], since: float) -> list[float]:
+    """Retry-After of the last refusals over the time until all was answered that was admitted.
 
-    Not until those very calls were: newcomers share the machine with them.
+    Only when no more calls come can that be told: before, newcomers share the machine.
     """
-    good = [call for call in asked if call.status == 200]
-    begun, ended = np.sort([c.begun for c in good]), np.sort([c.ended for c in good])
-    told = []
-    for call in asked:
-        admitted = int(np.searchsorted(begun, call.ended))
-        if call.retry_after is not None and admitted and ended[admitted - 1] > call.ended:
-            told.append(call.retry_after / (ended[admitted - 1] - call.ended))
-    return told
+    last = max(call.ended for call in asked if call.status == 200)
+    return [
+        call.retry_after / (last - call.ended)
+        for call in asked
+        if call.retry_after is not None and since <= call.ended < last
+    ]
 
 
 def report(asked: list[Asked], begun: float, seconds: float, peak: float) -> list[str]:
@@ -179,7 +178,7 @@ def report(asked: list[Asked], begun: float, seconds: float, peak: float) -> lis
         f"{len(asked)} calls in {seconds:.0f} s, by status:",
         str(dict(Counter(call.status for call in asked))),
     ]
-    if ratios := drains(asked):
+    if ratios := drains(asked, begun + seconds - LAST_S):
         near = statistics.fmean(0.75 <= ratio <= 1.25 for ratio in ratios)
         low, middle, high = np.percentile(ratios, (5, 50, 95))
         lines.append(f"Retry-After / true: {low:.2f}, {middle:.2f}, {high:.2f} (p5, 50, 95)")
