@@ -21,10 +21,14 @@ from torch import Tensor, nn
 
 from training.onnx_storage import EXTERNAL_BYTES, Storage, save_graph
 from training.onnx_storage import round_weights as round_weights  # its callers export as well
+from training.routing import recorded_margins
 from training.served_model import ExportError as ExportError
 
 OPSET = 20
 TOLERANCE = 2e-4  # of the largest output: what may differ between torch and onnxruntime
+# Experts whose scores differ by less, which is some eighty roundings of single precision, may be
+# picked one for the other. What a token's other expert answers is then off, yet not by everything.
+TIE, TIED_TOLERANCE = 1e-5, 0.2
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Network:
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of a network, and what torch answers."""
+    """Inputs of a network, what torch answers, and in which rows (B,) experts were all but tied."""
 
     inputs: Mapping[str, np.ndarray]
     expected: NDArray[np.float32]
+    tied: NDArray[np.bool_]
 
 
 def write_onnx(
@@ -122,9 +127,12 @@ def evaluate(network: Network) -> list[Case]:
     first = {key: value[:1] for key, value in network.inputs.items()}
     cases = []
     for inputs in (first, network.inputs, *network.others):
-        with torch.no_grad():
+        with torch.no_grad(), recorded_margins(module) as margins:
             expected = module(**inputs).numpy()
-        cases.append(Case({key: value.numpy() for key, value in inputs.items()}, expected))
+        tied = np.zeros(len(expected), np.bool_)
+        for margin in margins:
+            tied |= margin.numpy() < TIE
+        cases.append(Case({key: value.numpy() for key, value in inputs.items()}, expected, tied))
     return cases
 
 
@@ -146,15 +154,24 @@ def check_cases(
 ) -> float:
     """The same for answers that torch gave before, so that its weights need not be kept.
 
-    Returns the difference to `exact` instead, where those are given.
+    A row where experts were all but tied may be off by TIED_TOLERANCE, since attention takes a
+    token's other expert to all of its row; but one row at least must be within `tolerance`. Returns
+    the difference to `exact` instead, where those are given.
     """
     session = _open(path)
-    worst = max(_difference(session, path, output, case) for case in cases)
-    if not worst <= tolerance:
+    rows = [_differences(session, path, output, case) for case in cases]
+    worst = float(np.concatenate(rows).max())
+    if not _same(np.concatenate(rows), np.concatenate([case.tied for case in cases]), tolerance):
         raise ExportError(f"{path} differs from torch by {worst:.2e}, more than {tolerance:.0e}")
     if exact is None or exact is cases:
         return worst
-    return max(_difference(session, path, output, case) for case in exact)
+    return max(float(_differences(session, path, output, case).max()) for case in exact)
+
+
+def _same(rows: NDArray[np.float32], tied: NDArray[np.bool_], tolerance: float) -> bool:
+    """Whether differences (N,) of rows are what rounding makes of them."""
+    allowed = np.where(tied, max(tolerance, TIED_TOLERANCE), tolerance)
+    return bool((rows <= allowed).all() and (rows <= tolerance).any())
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:
@@ -171,12 +188,13 @@ def _open(path: Path) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-def _difference(
+def _differences(
     session: onnxruntime.InferenceSession, path: Path, output: str, case: Case
-) -> float:
-    """Relative to the largest output."""
+) -> NDArray[np.float32]:
+    """The largest of every row (B,), relative to the largest output."""
     got: NDArray[np.float32] = session.run([output], dict(case.inputs))[0]
     if got.shape != case.expected.shape:
         raise ExportError(f"{path} answers {got.shape} where torch has {case.expected.shape}")
     scale = max(1.0, float(np.abs(case.expected).max()))
-    return float(np.abs(got - case.expected).max()) / scale
+    off: NDArray[np.float32] = np.abs(got - case.expected) / scale
+    return off.max(axis=tuple(range(1, off.ndim)))
