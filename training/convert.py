@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import get_args
 
 from service.core.artifact import ArtifactError
-from training.converters.hub import find_checkpoint
+from training.converters.hub import find_autoencoder, find_checkpoint
 from training.converters.licence import is_non_commercial
 from training.converters.marigold import VARIANTS
 from training.converters.quantities import QUANTITIES
@@ -78,7 +78,7 @@ def _request(options: argparse.Namespace) -> Request:
     return Request(
         name=options.name,
         checkpoint=find_checkpoint(options.checkpoint),
-        vae=None if options.vae is None else find_checkpoint(options.vae),
+        vae=None if options.vae is None else find_autoencoder(options.vae),
         resolution=options.resolution,
         steps=options.steps,
         members=options.ensemble,

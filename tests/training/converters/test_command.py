@@ -18,8 +18,7 @@ from tests.training.converters.conftest import Copy, described, load_denoiser
 from training.convert import announce, estimate, main
 from training.converters import writing
 from training.converters.licence import is_non_commercial, read_licence
-from training.converters.record import ConvertError, Request, Source
-from training.converters.table import CONVERTERS
+from training.converters.record import ConvertError, Source
 from training.onnx_network import Network
 
 
@@ -36,6 +35,7 @@ def test_a_hub_id_without_a_network_is_one_clear_line(
     def fail(*_: object, **__: object) -> str:
         raise error
 
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
     with pytest.raises(SystemExit) as caught:
         main(["marigold", "prs-eth/marigold-depth-v1-1", "--name", "m"])
@@ -44,27 +44,6 @@ def test_a_hub_id_without_a_network_is_one_clear_line(
     assert len(said) == 1
     assert "prs-eth/marigold-depth-v1-1" in said[0]
     assert "Name or service not known" in said[0]
-
-
-def test_a_hub_id_is_fetched_and_its_commit_recorded(
-    built: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    snapshot = tmp_path / "0123abcd"
-    snapshot.symlink_to(built["marigold"])
-    asked = []
-
-    def fetch(hub_id: str, **_: object) -> str:
-        asked.append(hub_id)
-        return str(snapshot)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
-    from training.converters.hub import find_checkpoint
-
-    source = find_checkpoint("prs-eth/marigold-depth-v1-1")
-    record = CONVERTERS["marigold"](Request(name="m", checkpoint=source)).provenance
-    assert asked == ["prs-eth/marigold-depth-v1-1"]
-    assert record["checkpoint"] == "prs-eth/marigold-depth-v1-1"
-    assert record["revision"] == "0123abcd"
 
 
 def test_what_is_neither_folder_nor_hub_id_is_said(capsys: pytest.CaptureFixture[str]):
