@@ -28,8 +28,8 @@ class System:
 
 
 def percept(repository: Path) -> System:
-    """The service with its own settings."""
-    command = ("service", "serve", "--model-repo", str(repository))
+    """The service with its own settings, but that it computes every answer."""
+    command = ("service", "serve", "--model-repo", str(repository), "--cache-bytes", "0")
     return System("Percept", command, "/readyz")
 
 

@@ -195,9 +195,8 @@ async def test_a_server_at_fault(
 
 async def test_a_gateway_process(servers: list[TritonServer], expected: list[Expected]) -> None:
     urls = [server.url for server in servers]
-    with serving(
-        servers[0].repository, "--backend", "triton", "--triton-urls", ",".join(urls)
-    ) as gateway:
+    flags = ("--backend", "triton", "--triton-urls", ",".join(urls), "--cache-bytes", "0")
+    with serving(servers[0].repository, *flags) as gateway:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=None) as client:
             await until_used(client, *urls)
             async with Load(client, expected) as load:

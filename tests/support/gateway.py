@@ -53,8 +53,12 @@ class Gateway:
 
 @contextmanager
 def gateway(**settings: object) -> Iterator[Gateway]:
-    """A process with these settings, listening; it is killed at the end."""
-    environment = {f"PERCEPT_{name.upper()}": str(value) for name, value in settings.items()}
+    """A process with these settings, listening; it is killed at the end.
+
+    It computes every answer, unless told to keep some.
+    """
+    chosen = {"cache_bytes": 0, **settings}
+    environment = {f"PERCEPT_{name.upper()}": str(value) for name, value in chosen.items()}
     process = subprocess.Popen(
         [sys.executable, "-m", "service", "serve", "--port", "0"],
         stdout=subprocess.PIPE,

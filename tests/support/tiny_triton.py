@@ -39,8 +39,8 @@ def tiny_servers(folder: Path, count: int, *, faulty: bool = False) -> Iterator[
 
 @asynccontextmanager
 async def tiny_gateway(*urls: str, **settings: object) -> AsyncIterator[httpx.AsyncClient]:
-    """Asks an application in this process, which uses all of these servers."""
-    options = {"backend": "triton", "triton_urls": ",".join(urls), **settings}
+    """Asks an application in this process, which uses all of these servers and keeps no answer."""
+    options = {"backend": "triton", "triton_urls": ",".join(urls), "cache_bytes": 0, **settings}
     application: FastAPI = create_app(Settings.model_validate(options))
     async with application.router.lifespan_context(application):
         transport = httpx.ASGITransport(application, raise_app_exceptions=False)
