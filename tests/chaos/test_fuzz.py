@@ -36,7 +36,8 @@ CALLER = {400, 408, 413, 415, 422, 429}
 
 
 @pytest.fixture
-async def app(tiny_repository: Path) -> AsyncIterator[FastAPI]:
+async def app(tiny_repository: Path, caplog: pytest.LogCaptureFixture) -> AsyncIterator[FastAPI]:
+    caplog.set_level("ERROR")  # the lines that a test keeps would look like a leak, too
     settings = Settings(
         model_repo=tiny_repository,
         backend="analytic",
