@@ -1,0 +1,211 @@
+"""A server under mixed load for long: `python -m tests.chaos.soak [--minutes 15] [--callers 6]`.
+
+Starts a server process on the tiny model, does to it what callers do (see `mixed_load`), looks at
+the memory of the server and its decoders every 5 s, and prints how it goes on after a warm-up.
+
+What is kept by design is bounded so tightly that it is full long before the warm-up is over:
+answers up to 4 MB, ended jobs for 20 s. The warm-up is the first third.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+from rich.console import Console
+
+from tests.chaos.memory import children, resident_mb
+from tests.chaos.mixed_load import PATIENCE_S, Caller, Seen, documented
+from tests.e2e.test_server import Server, serving
+from tests.support.tiny_repository import build_tiny_repository
+
+CACHE_BYTES = 4 * 2**20
+JOB_KEEP_S = 20
+WARM_UP_SHARE = 1 / 3
+S_PER_H = 3600.0
+FLAGS = (
+    f"--cache-bytes={CACHE_BYTES}",
+    f"--job-keep-s={JOB_KEEP_S}",
+    "--max-pixels=1000000",  # one broken picture in its decoder would hide all else
+    "--upload-timeout-s=10",
+)
+EMPTY_AT_REST = (
+    "percept_requests_in_flight",
+    "percept_buffered_bytes",
+    "percept_pending_evaluations",
+    'percept_jobs{state="queued"}',
+    'percept_jobs{state="running"}',
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """MB at a moment, `at_s` from the beginning; `decoders_mb` are all of them together."""
+
+    at_s: float
+    server_mb: float
+    decoders_mb: float
+    num_decoders: int
+
+    @property
+    def total_mb(self) -> float:
+        """What the service holds."""
+        return self.server_mb + self.decoders_mb
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through memory: MB at its middle, MB an hour, and the standard error of that."""
+
+    middle_mb: float
+    slope: float
+    error: float
+
+    @classmethod
+    def through(cls, at_s: Sequence[float], held_mb: Sequence[float]) -> Line:
+        """Fit by least squares.
+
+        Memory now is much like memory a moment ago, so the error counts fewer samples than there
+        are: n (1 - r) / (1 + r) with r the correlation of neighbouring residuals (AR(1)).
+        """
+        hours, held = np.array(at_s) / S_PER_H, np.array(held_mb)
+        hours = hours - hours.mean()
+        slope = float(hours @ held / (hours @ hours))
+        rest = held - held.mean() - slope * hours
+        squares = float(rest @ rest)
+        r = max(0.0, float(rest[1:] @ rest[:-1]) / squares) if squares else 0.0
+        count = max(3.0, len(held) * (1 - r) / (1 + r))
+        variance = squares / len(held) * count / (count - 2)
+        spread = float(hours @ hours) / len(held)
+        return cls(float(held.mean()), slope, (variance / spread / count) ** 0.5)
+
+    def __str__(self) -> str:
+        percent = 100 / self.middle_mb
+        return (
+            f"{self.middle_mb:.1f} MB, {self.slope:+.2f} +- {self.error:.2f} MB/h, "
+            f"{self.slope * percent:+.2f} +- {self.error * percent:.2f} %/h"
+        )
+
+
+@dataclass(frozen=True)
+class Soak:
+    """What came of it; `at_rest` are metrics once nobody called any more."""
+
+    seen: Seen
+    samples: Sequence[Sample]
+    at_rest: dict[str, float]
+    alive: bool
+    tracebacks: int
+
+    def warm(self) -> Sequence[Sample]:
+        """Return the samples after the warm-up."""
+        return [s for s in self.samples if s.at_s >= WARM_UP_SHARE * self.samples[-1].at_s]
+
+
+def take(server: Server, begun: float) -> Sample:
+    """Look at the processes now."""
+    decoders = []
+    for pid in children(server.process.pid):
+        try:
+            decoders.append(resident_mb(pid))
+        except (FileNotFoundError, ProcessLookupError, AssertionError):
+            continue  # it ended meanwhile
+    held = resident_mb(server.process.pid)
+    return Sample(time.monotonic() - begun, held, sum(decoders), len(decoders))
+
+
+async def metrics(client: httpx.AsyncClient) -> dict[str, float]:
+    """Read all samples by name and labels."""
+    text = (await client.get("/metrics")).raise_for_status().text
+    lines = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, _, value in lines}
+
+
+async def come_to_rest(url: str) -> dict[str, float]:
+    """Wait until nothing is in work, as long as patience lasts; return what the metrics say."""
+    deadline = time.monotonic() + PATIENCE_S
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client:
+        while True:
+            said = await metrics(client)
+            at_rest = {name: said.get(name, 0.0) for name in EMPTY_AT_REST}
+            if not any(at_rest.values()) or time.monotonic() > deadline:
+                return at_rest
+            await asyncio.sleep(0.1)
+
+
+async def soak(
+    server: Server, *, seconds: float, callers: int, seed: int, every_s: float, console: Console
+) -> Soak:
+    """Call for so long and look on."""
+    seen = Seen(await documented(server.url))
+    stopping, begun = asyncio.Event(), time.monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(callers):
+            caller = Caller(server.port, seen, random.Random(1000 * seed + number))
+            group.create_task(caller.call_until(stopping))
+        samples = [take(server, begun)]
+        while samples[-1].at_s < seconds and server.process.poll() is None:
+            await asyncio.sleep(every_s)
+            samples.append(take(server, begun))
+            now = samples[-1]
+            console.print(
+                f"{now.at_s:7.1f} s: server {now.server_mb:.1f} MB, {now.num_decoders} decoders "
+                f"{now.decoders_mb:.1f} MB, {sum(seen.answers.values())} calls, "
+                f"{len(seen.faults)} faults"
+            )
+        stopping.set()
+    at_rest = await come_to_rest(server.url)
+    tracebacks = "".join(server.log).count("Traceback")
+    return Soak(seen, samples, at_rest, server.process.poll() is None, tracebacks)
+
+
+def show(done: Soak, console: Console) -> None:
+    """Print the figures."""
+    warm = done.warm()
+    at_s = [sample.at_s for sample in warm]
+    console.print(f"{len(warm)} samples after a warm-up of {at_s[0]:.0f} s, of {at_s[-1]:.0f} s")
+    for name in ("total_mb", "server_mb", "decoders_mb"):
+        console.print(f"{name}: {Line.through(at_s, [getattr(s, name) for s in warm])}")
+    console.print(f"calls: {sum(done.seen.answers.values())}")
+    for what, count in sorted(done.seen.answers.items()):
+        console.print(f"  {what}: {count}")
+    console.print(f"cache: {dict(done.seen.cache)}")
+    console.print(f"at rest: {done.at_rest}")
+    console.print(f"alive: {done.alive}, tracebacks: {done.tracebacks}")
+    console.print(f"faults: {len(done.seen.faults)} {done.seen.faults[:10]}")
+
+
+def main() -> None:
+    """Run it from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=15.0)
+    parser.add_argument("--callers", type=int, default=6)
+    parser.add_argument("--seed", type=int, default=1)
+    chosen = parser.parse_args()
+    console = Console(highlight=False, width=200)
+    with tempfile.TemporaryDirectory() as folder:
+        repository = build_tiny_repository(Path(folder))
+        with serving(repository, *FLAGS) as server:
+            done = asyncio.run(
+                soak(
+                    server,
+                    seconds=60 * chosen.minutes,
+                    callers=chosen.callers,
+                    seed=chosen.seed,
+                    every_s=5.0,
+                    console=console,
+                )
+            )
+            show(done, console)
+
+
+if __name__ == "__main__":
+    main()
