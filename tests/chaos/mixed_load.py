@@ -10,8 +10,8 @@ import random
 import socket
 import struct
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -62,6 +62,40 @@ async def documented(url: str) -> Documented:
     }
 
 
+class Gate:
+    """Callers pass one by one while it is open; `closed` is a time without any."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._open = asyncio.Event()
+        self._open.set()
+        self._nobody = asyncio.Condition()
+        self._num_inside = 0
+
+    @asynccontextmanager
+    async def passing(self) -> AsyncIterator[None]:
+        """Be inside, as soon as it is open."""
+        await self._open.wait()
+        self._num_inside += 1
+        try:
+            yield
+        finally:
+            async with self._nobody:
+                self._num_inside -= 1
+                self._nobody.notify_all()
+
+    @asynccontextmanager
+    async def closed(self) -> AsyncIterator[None]:
+        """Wait until nobody is inside, and keep it so."""
+        self._open.clear()
+        try:
+            async with self._nobody:
+                await self._nobody.wait_for(lambda: self._num_inside == 0)
+            yield
+        finally:
+            self._open.set()
+
+
 class Caller:
     """One of several; `dice` decide what it does and how."""
 
@@ -82,19 +116,20 @@ class Caller:
             self._look_around: 8,
         }
 
-    async def call_until(self, stopping: asyncio.Event) -> None:
-        """Do one thing after another."""
+    async def call(self, gate: Gate) -> None:
+        """Do one thing after another, until the gate says to stop."""
         deeds, weights = zip(*self._deeds.items(), strict=True)
-        while not stopping.is_set():
+        while not gate.stopping:
             await self._client.aclose()
             self._host = ".".join(["127", *(str(self._dice.randrange(1, 255)) for _ in range(3))])
             self._client = self._new_client()
             for _ in range(CALLS_FROM_ONE_ADDRESS):
-                if stopping.is_set():
+                if gate.stopping:
                     break
                 (deed,) = self._dice.choices(deeds, weights)
                 try:
-                    await deed()
+                    async with gate.passing():
+                        await deed()
                 except httpx.LocalProtocolError:  # a header that the client does not send
                     self._seen.answers["not sent"] += 1
                 except httpx.HTTPError as error:

@@ -2,6 +2,8 @@
 
 Starts a server process on the tiny model, does to it what callers do (see `mixed_load`), looks at
 the memory of the server and its decoders every 5 s, and prints how it goes on after a warm-up.
+Every second time it first lets what is in work end: at rest, memory is not that of the moment's
+requests, and a slope is known better.
 
 What is kept by design is bounded so tightly that it is full long before the warm-up is over:
 answers up to 4 MB, ended jobs for 20 s. The warm-up is the first third.
@@ -23,7 +25,7 @@ import numpy as np
 from rich.console import Console
 
 from tests.chaos.memory import children, resident_mb
-from tests.chaos.mixed_load import PATIENCE_S, Caller, Seen, documented
+from tests.chaos.mixed_load import PATIENCE_S, Caller, Gate, Seen, documented
 from tests.e2e.test_server import Server, serving
 from tests.support.tiny_repository import build_tiny_repository
 
@@ -54,6 +56,7 @@ class Sample:
     server_mb: float
     decoders_mb: float
     num_decoders: int
+    at_rest: bool
 
     @property
     def total_mb(self) -> float:
@@ -105,12 +108,13 @@ class Soak:
     alive: bool
     tracebacks: int
 
-    def warm(self) -> Sequence[Sample]:
-        """Return the samples after the warm-up."""
-        return [s for s in self.samples if s.at_s >= WARM_UP_SHARE * self.samples[-1].at_s]
+    def warm(self, at_rest: bool) -> Sequence[Sample]:
+        """Return the samples after the warm-up: those at rest, or the others."""
+        from_s = WARM_UP_SHARE * self.samples[-1].at_s
+        return [s for s in self.samples if s.at_s >= from_s and s.at_rest == at_rest]
 
 
-def take(server: Server, begun: float) -> Sample:
+def take(server: Server, begun: float, at_rest: bool) -> Sample:
     """Look at the processes now."""
     decoders = []
     for pid in children(server.process.pid):
@@ -119,7 +123,7 @@ def take(server: Server, begun: float) -> Sample:
         except (FileNotFoundError, ProcessLookupError, AssertionError):
             continue  # it ended meanwhile
     held = resident_mb(server.process.pid)
-    return Sample(time.monotonic() - begun, held, sum(decoders), len(decoders))
+    return Sample(time.monotonic() - begun, held, sum(decoders), len(decoders), at_rest)
 
 
 async def metrics(client: httpx.AsyncClient) -> dict[str, float]:
@@ -146,22 +150,28 @@ async def soak(
 ) -> Soak:
     """Call for so long and look on."""
     seen = Seen(await documented(server.url))
-    stopping, begun = asyncio.Event(), time.monotonic()
+    gate, begun = Gate(), time.monotonic()
     async with asyncio.TaskGroup() as group:
         for number in range(callers):
             caller = Caller(server.port, seen, random.Random(1000 * seed + number))
-            group.create_task(caller.call_until(stopping))
-        samples = [take(server, begun)]
+            group.create_task(caller.call(gate))
+        samples = [take(server, begun, at_rest=True)]
         while samples[-1].at_s < seconds and server.process.poll() is None:
             await asyncio.sleep(every_s)
-            samples.append(take(server, begun))
+            if samples[-1].at_rest:
+                samples.append(take(server, begun, at_rest=False))
+            else:
+                async with gate.closed():
+                    await come_to_rest(server.url)
+                    samples.append(take(server, begun, at_rest=True))
             now = samples[-1]
+            state = "rest" if now.at_rest else "work"
             console.print(
-                f"{now.at_s:7.1f} s: server {now.server_mb:.1f} MB, {now.num_decoders} decoders "
-                f"{now.decoders_mb:.1f} MB, {sum(seen.answers.values())} calls, "
-                f"{len(seen.faults)} faults"
+                f"{now.at_s:7.1f} s at {state}: server {now.server_mb:.1f} MB, "
+                f"{now.num_decoders} decoders {now.decoders_mb:.1f} MB, "
+                f"{sum(seen.answers.values())} calls, {len(seen.faults)} faults"
             )
-        stopping.set()
+        gate.stopping = True
     at_rest = await come_to_rest(server.url)
     tracebacks = "".join(server.log).count("Traceback")
     return Soak(seen, samples, at_rest, server.process.poll() is None, tracebacks)
@@ -169,11 +179,15 @@ async def soak(
 
 def show(done: Soak, console: Console) -> None:
     """Print the figures."""
-    warm = done.warm()
-    at_s = [sample.at_s for sample in warm]
-    console.print(f"{len(warm)} samples after a warm-up of {at_s[0]:.0f} s, of {at_s[-1]:.0f} s")
-    for name in ("total_mb", "server_mb", "decoders_mb"):
-        console.print(f"{name}: {Line.through(at_s, [getattr(s, name) for s in warm])}")
+    for at_rest in (False, True):
+        warm = done.warm(at_rest)
+        at_s = [sample.at_s for sample in warm]
+        console.print(
+            f"{len(warm)} samples {'at rest' if at_rest else 'at work'}, "
+            f"{at_s[0]:.0f} to {at_s[-1]:.0f} s"
+        )
+        for name in ("total_mb", "server_mb", "decoders_mb"):
+            console.print(f"  {name}: {Line.through(at_s, [getattr(s, name) for s in warm])}")
     console.print(f"calls: {sum(done.seen.answers.values())}")
     for what, count in sorted(done.seen.answers.items()):
         console.print(f"  {what}: {count}")
