@@ -10,8 +10,8 @@ import random
 import socket
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import httpx
@@ -19,6 +19,7 @@ import httpx
 from service.core.tasks import TASKS, Task
 from tests.chaos.fuzz_forms import broken_form
 from tests.chaos.fuzz_images import broken_picture
+from tests.chaos.gate import Gate
 from tests.support.pictures import task_files
 
 PATIENCE_S = 120.0
@@ -62,40 +63,6 @@ async def documented(url: str) -> Documented:
     }
 
 
-class Gate:
-    """Callers pass one by one while it is open; `closed` is a time without any."""
-
-    def __init__(self) -> None:
-        self.stopping = False
-        self._open = asyncio.Event()
-        self._open.set()
-        self._nobody = asyncio.Condition()
-        self._num_inside = 0
-
-    @asynccontextmanager
-    async def passing(self) -> AsyncIterator[None]:
-        """Be inside, as soon as it is open."""
-        await self._open.wait()
-        self._num_inside += 1
-        try:
-            yield
-        finally:
-            async with self._nobody:
-                self._num_inside -= 1
-                self._nobody.notify_all()
-
-    @asynccontextmanager
-    async def closed(self) -> AsyncIterator[None]:
-        """Wait until nobody is inside, and keep it so."""
-        self._open.clear()
-        try:
-            async with self._nobody:
-                await self._nobody.wait_for(lambda: self._num_inside == 0)
-            yield
-        finally:
-            self._open.set()
-
-
 class Caller:
     """One of several; `dice` decide what it does and how."""
 
@@ -117,14 +84,14 @@ class Caller:
         }
 
     async def call(self, gate: Gate) -> None:
-        """Do one thing after another, until the gate says to stop."""
+        """Do one thing after another, until the gate's end."""
         deeds, weights = zip(*self._deeds.items(), strict=True)
-        while not gate.stopping:
+        while not gate.ended():
             await self._client.aclose()
             self._host = ".".join(["127", *(str(self._dice.randrange(1, 255)) for _ in range(3))])
             self._client = self._new_client()
             for _ in range(CALLS_FROM_ONE_ADDRESS):
-                if gate.stopping:
+                if gate.ended():
                     break
                 (deed,) = self._dice.choices(deeds, weights)
                 try:

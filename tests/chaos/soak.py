@@ -24,8 +24,9 @@ import httpx
 import numpy as np
 from rich.console import Console
 
+from tests.chaos.gate import Gate
 from tests.chaos.memory import children, resident_mb
-from tests.chaos.mixed_load import PATIENCE_S, Caller, Gate, Seen, documented
+from tests.chaos.mixed_load import PATIENCE_S, Caller, Seen, documented
 from tests.e2e.test_server import Server, serving
 from tests.support.tiny_repository import build_tiny_repository
 
@@ -171,7 +172,7 @@ async def soak(
                 f"{now.num_decoders} decoders {now.decoders_mb:.1f} MB, "
                 f"{sum(seen.answers.values())} calls, {len(seen.faults)} faults"
             )
-        gate.stopping = True
+        gate.end()
     at_rest = await come_to_rest(server.url)
     tracebacks = "".join(server.log).count("Traceback")
     return Soak(seen, samples, at_rest, server.process.poll() is None, tracebacks)
