@@ -17,23 +17,24 @@ import random
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
-import numpy as np
 from rich.console import Console
 
 from tests.chaos.gate import Gate
+from tests.chaos.heap_server import SIGNAL as HEAP_SIGNAL
+from tests.chaos.heap_server import Heap
 from tests.chaos.memory import children, resident_mb
 from tests.chaos.mixed_load import PATIENCE_S, Caller, Seen, documented
+from tests.chaos.slope import Line
 from tests.e2e.test_server import Server, serving
 from tests.support.tiny_repository import build_tiny_repository
 
 CACHE_BYTES = 4 * 2**20
 JOB_KEEP_S = 20
 WARM_UP_SHARE = 1 / 3
-S_PER_H = 3600.0
 FLAGS = (
     f"--cache-bytes={CACHE_BYTES}",
     f"--job-keep-s={JOB_KEEP_S}",
@@ -58,45 +59,22 @@ class Sample:
     decoders_mb: float
     num_decoders: int
     at_rest: bool
+    heap: Heap | None = None
 
     @property
     def total_mb(self) -> float:
         """What the service holds."""
         return self.server_mb + self.decoders_mb
 
+    @property
+    def heap_mb(self) -> float:
+        """What is in use of the server's heap, 0 where that was not asked."""
+        return 0.0 if self.heap is None else self.heap.used / 1e6
 
-@dataclass(frozen=True)
-class Line:
-    """A line through memory: MB at its middle, MB an hour, and the standard error of that."""
-
-    middle_mb: float
-    slope: float
-    error: float
-
-    @classmethod
-    def through(cls, at_s: Sequence[float], held_mb: Sequence[float]) -> Line:
-        """Fit by least squares.
-
-        Memory now is much like memory a moment ago, so the error counts fewer samples than there
-        are: n (1 - r) / (1 + r) with r the correlation of neighbouring residuals (AR(1)).
-        """
-        hours, held = np.array(at_s) / S_PER_H, np.array(held_mb)
-        hours = hours - hours.mean()
-        slope = float(hours @ held / (hours @ hours))
-        rest = held - held.mean() - slope * hours
-        squares = float(rest @ rest)
-        r = max(0.0, float(rest[1:] @ rest[:-1]) / squares) if squares else 0.0
-        count = max(3.0, len(held) * (1 - r) / (1 + r))
-        variance = squares / len(held) * count / (count - 2)
-        spread = float(hours @ hours) / len(held)
-        return cls(float(held.mean()), slope, (variance / spread / count) ** 0.5)
-
-    def __str__(self) -> str:
-        percent = 100 / self.middle_mb
-        return (
-            f"{self.middle_mb:.1f} MB, {self.slope:+.2f} +- {self.error:.2f} MB/h, "
-            f"{self.slope * percent:+.2f} +- {self.error * percent:.2f} %/h"
-        )
+    @property
+    def kilo_blocks(self) -> float:
+        """Thousands of Python's small blocks, 0 where that was not asked."""
+        return 0.0 if self.heap is None else self.heap.blocks / 1e3
 
 
 @dataclass(frozen=True)
@@ -127,6 +105,18 @@ def take(server: Server, begun: float, at_rest: bool) -> Sample:
     return Sample(time.monotonic() - begun, held, sum(decoders), len(decoders), at_rest)
 
 
+async def look_inside(server: Server) -> Heap:
+    """Ask a `heap_server` what its heap holds."""
+    num_before = len(Heap.read_all("".join(server.log)))
+    server.process.send_signal(HEAP_SIGNAL)
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            found = Heap.read_all("".join(server.log))
+            if len(found) > num_before:
+                return found[-1]
+            await asyncio.sleep(0.05)
+
+
 async def metrics(client: httpx.AsyncClient) -> dict[str, float]:
     """Read all samples by name and labels."""
     text = (await client.get("/metrics")).raise_for_status().text
@@ -147,9 +137,16 @@ async def come_to_rest(url: str) -> dict[str, float]:
 
 
 async def soak(
-    server: Server, *, seconds: float, callers: int, seed: int, every_s: float, console: Console
+    server: Server,
+    *,
+    seconds: float,
+    callers: int,
+    seed: int,
+    every_s: float,
+    console: Console,
+    inside: bool = False,
 ) -> Soak:
-    """Call for so long and look on."""
+    """Call for so long and look on; also `inside` a `heap_server`."""
     seen = Seen(await documented(server.url))
     gate, begun = Gate(), time.monotonic()
     async with asyncio.TaskGroup() as group:
@@ -164,7 +161,8 @@ async def soak(
             else:
                 async with gate.closed():
                     await come_to_rest(server.url)
-                    samples.append(take(server, begun, at_rest=True))
+                    heap = await look_inside(server) if inside else None
+                    samples.append(replace(take(server, begun, at_rest=True), heap=heap))
             now = samples[-1]
             state = "rest" if now.at_rest else "work"
             console.print(
@@ -189,6 +187,9 @@ def show(done: Soak, console: Console) -> None:
         )
         for name in ("total_mb", "server_mb", "decoders_mb"):
             console.print(f"  {name}: {Line.through(at_s, [getattr(s, name) for s in warm])}")
+        if warm[-1].heap is not None:
+            for name in ("heap_mb", "kilo_blocks"):
+                console.print(f"  {name}: {Line.through(at_s, [getattr(s, name) for s in warm])}")
     console.print(f"calls: {sum(done.seen.answers.values())}")
     for what, count in sorted(done.seen.answers.items()):
         console.print(f"  {what}: {count}")
@@ -204,11 +205,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=15.0)
     parser.add_argument("--callers", type=int, default=6)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--heap", action="store_true", help="look at the server's heap, too")
     chosen = parser.parse_args()
     console = Console(highlight=False, width=200)
     with tempfile.TemporaryDirectory() as folder:
         repository = build_tiny_repository(Path(folder))
-        with serving(repository, *FLAGS) as server:
+        module = "tests.chaos.heap_server" if chosen.heap else "service"
+        with serving(repository, *FLAGS, module=module) as server:
             done = asyncio.run(
                 soak(
                     server,
@@ -217,6 +220,7 @@ def main() -> None:
                     seed=chosen.seed,
                     every_s=5.0,
                     console=console,
+                    inside=chosen.heap,
                 )
             )
             show(done, console)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from tests.chaos.soak import FLAGS, Line, soak
+from tests.chaos.slope import Line
+from tests.chaos.soak import FLAGS, soak
 from tests.e2e.test_server import serving
 
 SECONDS = 20.0
@@ -28,4 +29,4 @@ async def test_a_short_soak(tiny_repository: Path):
 def test_the_slope_of_a_line_that_is_known():
     hour = 3600.0
     line = Line.through([0.0, hour, 2 * hour, 3 * hour], [100.0, 102.0, 104.0, 106.0])
-    assert (line.middle_mb, round(line.slope, 9), round(line.error, 9)) == (103.0, 2.0, 0.0)
+    assert (line.mean, round(line.slope, 9), round(line.error, 9)) == (103.0, 2.0, 0.0)

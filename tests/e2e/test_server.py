@@ -35,8 +35,8 @@ class Server:
 
 
 @contextmanager
-def serving(repository: Path, *flags: str) -> Iterator[Server]:
-    command = [sys.executable, "-m", "service", "serve", "--port", "0", "--threads", "1"]
+def serving(repository: Path, *flags: str, module: str = "service") -> Iterator[Server]:
+    command = [sys.executable, "-m", module, "serve", "--port", "0", "--threads", "1"]
     process = subprocess.Popen(
         [*command, "--model-repo", str(repository), *flags],
         stdout=subprocess.PIPE,
