@@ -29,10 +29,15 @@ TOLERANCE = 1e-6
 
 def launch(*words: str) -> None:
     """Runs a module in two processes; without `--`, torchrun takes `--run` for its own."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "--")
+    launch_alone(*torchrun, *words)
+
+
+def launch_alone(*words: str) -> None:
+    """Runs a module in one process, which no test before has brought to other kernels."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, "-m", "--", *words],
+        [sys.executable, "-m", *words],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -200,7 +205,7 @@ def test_the_command_line_learns_the_same_in_two_processes(autoencoder_run: Path
         return ["--run", "tiny", "--device", "cpu", *overrides, *where]
 
     launch("training.finetune", *words("together"))
-    finetune.main(words("alone"))
+    launch_alone("training.finetune", *words("alone"))
     assert_equal(tmp_path / "together" / finetune.WEIGHTS, tmp_path / "alone" / finetune.WEIGHTS)
     start = json.loads((tmp_path / "together" / RECORD).read_text())["starts"][0]
     assert start["world_size"] == len(start["devices"]) == 2

@@ -15,7 +15,7 @@ from torch import nn
 from service.backends.repository import load_repository
 from tests.training.conftest import Build
 from tests.training.public_sets import write_chairs, write_objects
-from tests.training.test_distributed import assert_equal, launch
+from tests.training.test_distributed import assert_equal, launch, launch_alone
 from tests.training.test_latent_diffusion_vae import write_small
 from training import export, finetune
 from training.checkpoint import CheckpointError
@@ -121,7 +121,7 @@ def test_two_processes_learn_from_real_sets_what_one_does(
 ):
     words = ["--run", "tiny-concatenated", *SHORT, *REAL, *data, "--vae", str(autoencoder_run)]
     words += ["--set", "loop.micro_batches=2", "--set", "loop.steps=4", "--set", "loop.bf16=false"]
-    run(*words, "--out", tmp_path / "alone")
+    launch_alone("training.finetune", *words, "--out", str(tmp_path / "alone"))
     launch("training.finetune", *words, "--out", str(tmp_path / "together"))
     assert_equal(tmp_path / "together" / WEIGHTS, tmp_path / "alone" / WEIGHTS)
 
