@@ -27,9 +27,10 @@ NUM_CASES = int(os.environ.get("PERCEPT_FUZZ_CASES", "20000"))
 SEED = int(os.environ.get("PERCEPT_FUZZ_SEED", "1"))
 AT_ONCE = 8
 WARM_UP = 0.25  # of the cases: allocators, caches and label sets have their size by then
-# The most that memory may grow after that, whatever the number of cases: a leak of 1 kB a case
-# shows among 20 000. Measured: 3.1 MB over pictures, 0.2 MB over forms.
-MAX_GROWTH_MB = 15.0
+# The most that memory may grow after that, whatever the number of cases: a leak of 2 kB a case
+# shows among 20 000. Measured: 3.1 MB over pictures in a process of its own, and up to 18 MB in one
+# that ran other tests before, whose heap is in pieces; 0.2 MB over forms.
+MAX_GROWTH_MB = 30.0
 # A mask that marks nothing is refused after the picture was decoded: a good picture costs no model.
 BLANK_MASK = encode(gradient(40, 32) * 0)
 CALLER = {400, 408, 413, 415, 422, 429}
